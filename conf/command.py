@@ -1,0 +1,78 @@
+"""A command whose wrong input is answered in one line that names the thing, the reason and the choices."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from conf import CONF
+from errors import BadInput, RunStopped, nearest
+
+
+def command(main: Callable[[], object]) -> Callable[[], None]:
+    """Wrap a `@hydra.main` function: what a user can get wrong ends in one line and a non-zero exit code, no traceback.
+
+    A defect of this project still shows its whole traceback.
+    """
+
+    @functools.wraps(main)
+    def run() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that the line below is ours
+        try:
+            main()
+        except BadInput as error:
+            _exit(str(error), 2)
+        except RunStopped as error:
+            _exit(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _exit("interrupted before the run had anything to save", 130)
+        except Exception as error:
+            line = _configuration_error(error)
+            if line is None:
+                raise
+            _exit(line, 2)
+
+    return run
+
+
+def _exit(line: str, code: int) -> None:
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _configuration_error(error: Exception) -> str | None:
+    """Hydra's and OmegaConf's complaints about the command line, as one line with the nearest valid names."""
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"there is no {group} '{name}'; {nearest(name, error.options)}"
+    message = " ".join(str(error).split())
+    unknown = re.search(r"Could not override '([^']+)'", message)
+    if unknown:
+        parent, _, key = unknown.group(1).rpartition(".")
+        keys = _keys_at(parent)
+        return f"there is no setting '{unknown.group(1)}'" + (f"; {nearest(key, keys)}" if keys else "")
+    return message
+
+
+def _keys_at(parent: str) -> list[str]:
+    """The keys that the composed configuration has at `parent`, given the group choices on the command line."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import DictConfig, OmegaConf
+
+    name = Path(sys.argv[0]).stem
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in groups and "," not in word]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(name, overrides=chosen)
+        node = OmegaConf.select(config, parent) if parent else config
+        return [str(key) for key in node] if isinstance(node, DictConfig) else []
+    except Exception:  # the hint is a courtesy: without it the line still names the unknown key
+        return []

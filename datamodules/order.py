@@ -1,0 +1,59 @@
+"""In which order samples come: a permutation from (seed, epoch), and a position that is the number of samples seen.
+
+Nothing here depends on the number of workers, and the global batch is sliced before ranks stride over it, so the same
+batches come on one process and on eight, and a run that was interrupted at sample n goes on with sample n.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+def permutation(seed: int, epoch: int, num_samples: int) -> torch.Tensor:
+    """The order of one epoch, shape (num_samples,); a pure function of its arguments."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(num_samples, generator=generator)
+
+
+class Order(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) pairs: one endless stream of permutations, cut into global batches.
+
+    Every sample comes exactly once an epoch; a batch may end one epoch and begin the next, so no sample is dropped.
+
+    Args:
+        num_samples: size of the training split.
+        batch_size: the global batch, over all ranks.
+        num_batches: how many batches the whole run takes (also the length, so that a resumed run counts the same).
+        seed: of the permutations.
+        first_batch: the batch to begin with; the number of batches seen so far when a run is resumed.
+        rank, world_size: this process takes every world_size-th sample of each global batch.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        num_batches: int,
+        seed: int,
+        first_batch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.num_samples, self.batch_size, self.num_batches = num_samples, batch_size, num_batches
+        self.seed, self.first_batch, self.rank, self.world_size = seed, first_batch, rank, world_size
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        cached_epoch, order = -1, []
+        for batch in range(self.first_batch, self.num_batches):
+            first = batch * self.batch_size
+            pairs = []
+            for position in range(first + self.rank, first + self.batch_size, self.world_size):
+                epoch, offset = divmod(position, self.num_samples)
+                if epoch != cached_epoch:
+                    cached_epoch, order = epoch, permutation(self.seed, epoch, self.num_samples).tolist()
+                pairs.append((epoch, order[offset]))
+            yield pairs

@@ -1,0 +1,24 @@
+"""Errors are part of the interface: one line that names the thing, the reason and the choices."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used; the message is one line and says what would be."""
+
+
+class RunStopped(Exception):
+    """A run ended before its budget (signal, non-finite loss); the message says what is saved and how to go on."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """'did you mean a or b? choices: a, b, c': the close matches first, then everything there is."""
+    choices = sorted(str(choice) for choice in choices)
+    close = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}choices: {', '.join(choices)}"

@@ -1,0 +1,87 @@
+"""Which attention kernel runs: chosen by device and length, never by habit. It changes speed, not what is learned.
+
+Measured in float32 on a 2-core AVX2 CPU and in bfloat16 on an AVX-512 one: PyTorch's fused attention spends half of a
+small ViT's step in its backward, plain matmul-softmax-matmul does not, until the (N, N) scores outgrow the caches.
+"""
+
+import importlib.util
+
+import torch
+from timm.layers import Attention
+from torch import Tensor, nn
+
+from errors import BadInput, nearest
+
+CHOICES = ("auto", "eager", "sdpa", "xformers")
+EAGER_UP_TO = 256  # tokens, on a CPU
+
+
+def choose_attention(choice: str, device_type: str, num_tokens: int) -> tuple[str, str]:
+    """Resolve the setting `attention`.
+
+    Returns:
+        (kernel, reason): the kernel is "eager", "sdpa" or "xformers"; the reason is for the log.
+
+    Raises:
+        BadInput: the choice does not exist.
+    """
+    if choice not in CHOICES:
+        raise BadInput(f"there is no attention '{choice}'; {nearest(choice, CHOICES)}")
+    if choice == "xformers":
+        if importlib.util.find_spec("xformers") is None:
+            return "sdpa", 'xFormers is not installed (pip install "headstart[xformers]"), so the next best'
+        if device_type != "cuda":
+            return choose_attention("auto", device_type, num_tokens)[0], f"xFormers has no kernel for {device_type}"
+        return "xformers", "as asked"
+    if choice != "auto":
+        return choice, "as asked"
+    if device_type == "cpu" and num_tokens <= EAGER_UP_TO:
+        return "eager", f"on a CPU at {num_tokens} tokens"
+    return "sdpa", f"on {device_type} at {num_tokens} tokens"
+
+
+def set_attention(module: nn.Module, kernel: str) -> None:
+    """Make every attention layer inside `module` use `kernel`; weights and their names stay as they are."""
+    for layer in module.modules():
+        if isinstance(layer, Attention):
+            layer.__class__ = XformersAttention if kernel == "xformers" else Attention
+        if hasattr(layer, "fused_attn"):
+            layer.fused_attn = kernel != "eager"
+
+
+class XformersAttention(Attention):
+    """timm's attention layer with xFormers' memory-efficient kernel; masks are not used in image encoders."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        from xformers.ops import LowerTriangularMask, memory_efficient_attention
+
+        batch, length, _ = x.shape
+        query, key, value = self.qkv(x).reshape(batch, length, 3, self.num_heads, self.head_dim).unbind(2)
+        query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
+        bias = LowerTriangularMask() if is_causal else attn_mask
+        dropout = self.attn_drop.p if self.training else 0.0
+        mixed = memory_efficient_attention(query, key, value, attn_bias=bias, p=dropout)
+        mixed = self.norm(mixed.reshape(batch, length, self.attn_dim))
+        if self.gate is not None:
+            mixed = mixed * self.gate(x).sigmoid()
+        return self.proj_drop(self.proj(mixed))
+
+
+def kernels_used(module: nn.Module) -> set[str]:
+    """The kernels that the attention layers of `module` use now (empty for a model without attention)."""
+    used = set()
+    for layer in module.modules():
+        if isinstance(layer, XformersAttention):
+            used.add("xformers")
+        elif hasattr(layer, "fused_attn"):
+            used.add("sdpa" if layer.fused_attn else "eager")
+    return used
+
+
+def has_bf16(device_type: str) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices faster than float32 ones."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "cpu":
+        return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return device_type == "mps"

@@ -1,0 +1,74 @@
+"""What transfers: the contract that every backbone fulfils, whatever library it comes from.
+
+Shapes: B rows, N tokens a row, D width, K kept patches a row.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder makes of its inputs.
+
+    Attributes:
+        tokens: (B, N, D), patches or positions, without class or register tokens.
+        pooled: (B, D), one vector a sample; how it is pooled is the encoder's choice and stands in `encoder.json`.
+        prefix: (B, P, D), class and register tokens, P = 0 where a backbone has none.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    prefix: Tensor
+
+
+class Encoder(nn.Module):
+    """A backbone behind one small contract.
+
+    Attributes:
+        modality: what it reads: "image", "text".
+        width: D, of tokens and of the pooled vector.
+        pretrained: whether the weights came from somewhere; objectives then leave their initialisation alone.
+        drops_patches: whether `keep` works, that is, whether patches can be left out before the blocks.
+        num_patches: N on inputs of the size that the encoder was built for.
+        patch_size: side of a patch in pixels; 0 where there are no patches.
+    """
+
+    modality: ClassVar[str]
+    width: int
+    pretrained: bool = False
+    drops_patches: bool = False
+    num_patches: int = 0
+    patch_size: int = 0
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The stages from input to output, for layer-wise decay and for sharding."""
+        raise NotImplementedError
+
+    def layer_of(self, name: str) -> int:
+        """Which layer a parameter belongs to: 0 the embedding, i + 1 block i, len(blocks) + 1 what follows them."""
+        raise NotImplementedError
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth of the blocks, `rate` at the last one; for fine-tuning."""
+        raise NotImplementedError
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """From what a data set delivers (uint8, or floats in [0, 1]) to what `forward` expects."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Features:
+        """Encode normalised inputs; `keep` (B, K) holds the patches to keep, the others never enter the blocks."""
+        raise NotImplementedError
+
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(weights under the source library's own names, what is needed to build the module again)."""
+        raise NotImplementedError
+
+
+def take(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
+    """tokens_BND at index_BK along dimension 1: (B, K, D)."""
+    return tokens_BND.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, tokens_BND.shape[-1]))

@@ -1,0 +1,222 @@
+"""timm's backbones behind the Encoder contract, shaped by the data: image size, channels, patch size, stem.
+
+Shapes: B rows, C channels, H = W image size, N patches, K kept patches, P prefix tokens, D width.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from datamodules.spec import DataSpec
+from errors import BadInput, nearest
+from models.encoder import Encoder, Features, take
+from models.positions import sincos_positions
+
+SMALL_IMAGE = 64  # pixels; up to here a ResNet gets a 3x3 stem without max-pool, as CIFAR recipes do
+
+
+class TimmEncoder(Encoder):
+    """Any timm model as an encoder.
+
+    Args:
+        spec: the opened data set; image size and channels come from it.
+        name: a name that `timm.create_model` knows.
+        pretrained: False, True (timm downloads), or the path of a .safetensors file in timm's key names.
+        patch_size: of a vision transformer; by default the smallest that gives at most 14 x 14 patches.
+        positions: "learned" (as timm has them) or "sincos" (fixed); only vision transformers have a choice.
+        pool: "avg" (mean of the patches) or "token" (the class token).
+        drop_path: stochastic depth rate of the last block, rising linearly from 0 at the first.
+
+    Raises:
+        BadInput: unknown name, no patch size that fits, or weights that do not fit.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        name: str,
+        pretrained: bool | str = False,
+        patch_size: int | None = None,
+        positions: str = "learned",
+        pool: str = "avg",
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.name, self.image_size, self.positions = name, spec.image_size, positions
+        self.arguments = _timm_arguments(name, spec, patch_size, pool)
+        self.pretrained = bool(pretrained)
+        try:
+            self.net = timm.create_model(name, pretrained=pretrained is True, num_classes=0, **self.arguments)
+        except (TypeError, AssertionError) as error:
+            raise BadInput(f"model '{name}' cannot be built for {spec.image_size} px: {_line(error)}") from error
+        except (RuntimeError, OSError) as error:
+            raise BadInput(
+                f"model '{name}' could not be loaded with its weights: {_line(error)}; give model.pretrained=<path>"
+            ) from error
+        self.small_stem = _is_resnet(self.net) and spec.image_size <= SMALL_IMAGE
+        if self.small_stem:
+            self.net.conv1 = nn.Conv2d(spec.channels, self.net.conv1.out_channels, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.net.maxpool = nn.Identity()
+        if positions == "sincos":
+            self._fix_positions()
+        if isinstance(pretrained, str):
+            load_strictly(self.net, _read_weights(pretrained), f"model '{name}'")
+        self.set_drop_path(drop_path)
+        self.width = self.net.num_features
+        self.drops_patches = hasattr(self.net, "_pos_embed") and hasattr(self.net, "blocks")
+        self.patch_size = self.arguments.get("patch_size", 0)
+        self.num_patches = (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
+        for statistic in ("mean", "std"):
+            value = torch.tensor(self.net.pretrained_cfg[statistic])
+            value = value if spec.channels == len(value) else value.mean().expand(spec.channels)
+            self.register_buffer(statistic, value.view(-1, 1, 1).clone(), persistent=False)
+
+    def _fix_positions(self) -> None:
+        if getattr(self.net, "pos_embed", None) is None:
+            raise BadInput(f"model '{self.name}' has no position embedding to fix; use model.positions=learned")
+        num_prefix = 0 if self.net.no_embed_class else self.net.num_prefix_tokens
+        grid = self.image_size // self.arguments["patch_size"]
+        self.net.pos_embed.data.copy_(sincos_positions(self.net.embed_dim, grid, num_prefix)[None])
+        self.net.pos_embed.requires_grad_(False)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth (Huang et al. 2016), rising linearly from 0 at the first block to `rate` at the last."""
+        for i, block in enumerate(self.blocks):
+            for name in ("drop_path", "drop_path1", "drop_path2"):
+                if hasattr(block, name):
+                    own = rate * i / max(1, len(self.blocks) - 1)
+                    setattr(block, name, DropPath(own) if own > 0 else nn.Identity())
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        if hasattr(self.net, "blocks"):
+            return list(self.net.blocks)
+        if _is_resnet(self.net):
+            return [block for stage in range(1, 5) for block in getattr(self.net, f"layer{stage}")]
+        return [module for name, module in self.net.named_children() if name in ("stages", "layers", "features")]
+
+    def layer_of(self, name: str) -> int:
+        owner = {id(weight): i + 1 for i, block in enumerate(self.blocks) for weight in block.parameters()}
+        weight = self.get_parameter(name)
+        if id(weight) in owner:
+            return owner[id(weight)]
+        follows = name.startswith(("net.norm.", "net.fc_norm.", "net.head"))
+        return len(self.blocks) + 1 if follows else 0
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float().div_(255)
+        return (inputs - self.mean) / self.std
+
+    def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Features:
+        if not self.drops_patches:
+            if keep is not None:
+                raise BadInput(f"model '{self.name}' cannot drop patches; {nearest('vit', ['vit_t', 'vit_s', 'vit_b'])}")
+            maps = self.net.forward_features(inputs)
+            pooled_BD = self.net.forward_head(maps, pre_logits=True)
+            tokens_BND = maps.flatten(2).mT if maps.ndim == 4 and maps.shape[1] == self.width else maps.flatten(1, -2)
+            return Features(tokens_BND, pooled_BD, tokens_BND[:, :0])
+        num_prefix = self.net.num_prefix_tokens
+        hidden_BLD = self.net._pos_embed(self.net.patch_embed(inputs))  # L = P + N
+        if keep is not None:
+            patches_BKD = take(hidden_BLD[:, num_prefix:], keep)
+            hidden_BLD = torch.cat([hidden_BLD[:, :num_prefix], patches_BKD], dim=1)
+        hidden_BLD = self.net.norm(self.net.blocks(self.net.norm_pre(hidden_BLD)))
+        pooled_BD = self.net.forward_head(hidden_BLD, pre_logits=True)
+        return Features(hidden_BLD[:, num_prefix:], pooled_BD, hidden_BLD[:, :num_prefix])
+
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        recipe = {
+            "library": "timm",
+            "name": self.name,
+            "arguments": self.arguments,
+            "small_stem": self.small_stem,
+            "positions": self.positions,
+            "image_size": self.image_size,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "width": self.width,
+        }
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}, recipe
+
+
+def fitting_patch_size(image_size: int) -> int:
+    """The smallest patch that cuts the image into 8 x 8 to 14 x 14 patches: 4 at 32 px, 8 at 64, 16 at 224.
+
+    Raises:
+        BadInput: no patch size does; the nearest image sizes that work are named.
+    """
+
+    def fitting(size: int) -> list[int]:
+        return [patch for patch in range(1, size) if size % patch == 0 and 8 <= size // patch <= 14]
+
+    if not fitting(image_size):
+        near = sorted((size for size in range(8, 1024) if fitting(size)), key=lambda size: abs(size - image_size))
+        raise BadInput(
+            f"no patch size cuts {image_size} px into 8 x 8 to 14 x 14 patches; "
+            f"set model.patch_size or datamodule.image_size (nearest: {near[0]}, {near[1]})"
+        )
+    return fitting(image_size)[0]
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        BadInput: names or shapes differ; the first differences are named.
+    """
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in weights]
+    wrong += [f"{name} is unexpected" for name in weights if name not in own]
+    wrong += [
+        f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and own[name].shape != weights[name].shape
+    ]
+    if wrong:
+        raise BadInput(f"the weights do not fit {what}: {'; '.join(wrong[:3])} ({len(wrong)} differences)")
+    module.load_state_dict(weights)
+
+
+def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, pool: str) -> dict[str, Any]:
+    if not timm.is_model(name):
+        raise BadInput(f"timm has no model '{name}'; {_nearest_timm(name)}")
+    arguments: dict[str, Any] = {"in_chans": spec.channels}
+    if timm.model_entrypoint(name).__module__ == "timm.models.vision_transformer":
+        patch_size = patch_size or fitting_patch_size(spec.image_size)
+        if spec.image_size % patch_size:
+            raise BadInput(f"model.patch_size={patch_size} does not divide the image size of {spec.image_size} px")
+        arguments |= {"img_size": spec.image_size, "patch_size": patch_size, "global_pool": pool, "fc_norm": False}
+    return arguments
+
+
+def _nearest_timm(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
+    return f"did you mean {' or '.join(close)}?" if close else "timm.list_models() names them all"
+
+
+def _is_resnet(net: nn.Module) -> bool:
+    return isinstance(net, timm.models.ResNet)
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise BadInput(f"there are no weights at '{path}'; model.pretrained is true, false or a .safetensors file")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own Rust error type
+        raise BadInput(f"'{path}' is not a readable .safetensors file: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

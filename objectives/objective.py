@@ -1,0 +1,61 @@
+"""The contract of a pre-training objective: what is hidden, what must be predicted, how wrong it was."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from models.encoder import Encoder
+from objectives.draw import Draw
+
+Batch = dict[str, Tensor]
+View = Callable[[Image, int, int, int], Tensor]
+"""(picture, seed, epoch, index) -> (V, C, H, W) uint8: what a data worker does to one picture; must be picklable."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a forward pass says.
+
+    Attributes:
+        loss: scalar, trained on.
+        report: detached scalars that are only logged, never summed into the loss.
+    """
+
+    loss: Tensor
+    report: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(nn.Module):
+    """Owns its heads, decoders and teachers, and is given the encoder.
+
+    Attributes:
+        modality: of the data and of the encoder.
+        needs: batch keys it reads; "label" demands a labelled data set.
+        drops_patches: whether the encoder must be able to leave patches out.
+    """
+
+    modality: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    drops_patches: ClassVar[bool] = False
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def views(self) -> View | None:
+        """What data workers do to one sample, or None for the plain evaluation view."""
+        return None
+
+    def forward(self, batch: Batch, draw: Draw) -> Outcome:
+        """The loss of one batch."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Move teachers and queues after an optimiser step; `progress` runs from 0 to 1 over the budget."""
+
+    def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """What a person would look at: named images (C, H, W) in [0, 1], of a fixed small batch."""
+        return {}

@@ -1,0 +1,123 @@
+"""Colour augmentation of whole batches, one set of parameters a sample, on the training device.
+
+Images are (B, C, H, W) floats in [0, 1]; parameters are (B,). The formulas are those of torchvision's `functional`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from objectives.draw import Draw
+
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """SimCLR's colour augmentation (Chen et al. 2020, appendix A) and the extras of its followers.
+
+    Args:
+        brightness, contrast, saturation: factors are uniform in [1 - s, 1 + s].
+        hue: shift is uniform in [-s, s], in turns of the colour circle.
+        jitter: probability of the four above, applied in a random order.
+        grey: probability of losing colour.
+        blur: probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels, kernel a tenth of the side.
+        solarise: probability of inverting what is brighter than one half.
+    """
+
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    jitter: float = 0.8
+    grey: float = 0.2
+    blur: float = 0.5
+    solarise: float = 0.0
+
+    def __call__(self, images: Tensor, draw: Draw, view: int) -> Tensor:
+        """Augment one view of a batch; `view` separates the choices of the views of one sample."""
+        chance = draw.uniform(f"photometry {view}", 8)
+        if images.shape[1] == 3 and self.jitter > 0:
+            jittered = self._jitter(images, chance[:, :4], draw.permutation(f"jitter order {view}", 4))
+            images = _where(chance[:, 4] < self.jitter, jittered, images)
+        if images.shape[1] == 3 and self.grey > 0:
+            images = _where(chance[:, 5] < self.grey, grey(images).expand_as(images), images)
+        if self.blur > 0:
+            sigma = 0.1 + 1.9 * draw.uniform(f"blur {view}")
+            images = _where(chance[:, 6] < self.blur, blur(images, sigma), images)
+        if self.solarise > 0:
+            inverted = torch.where(images >= 0.5, 1 - images, images)
+            images = _where(chance[:, 7] < self.solarise, inverted, images)
+        return images
+
+    def _jitter(self, images: Tensor, chance_B4: Tensor, order_B4: Tensor) -> Tensor:
+        symmetric = 2 * chance_B4 - 1
+        changes = (
+            (adjust_brightness, 1 + self.brightness * symmetric[:, 0]),
+            (adjust_contrast, 1 + self.contrast * symmetric[:, 1]),
+            (adjust_saturation, 1 + self.saturation * symmetric[:, 2]),
+            (adjust_hue, self.hue * symmetric[:, 3]),
+        )
+        images = images.clone()
+        for place in range(4):
+            for number, (change, parameter) in enumerate(changes):
+                rows = (order_B4[:, place] == number).nonzero().squeeze(1)
+                images[rows] = change(images[rows], parameter[rows].clamp(min=-0.5 if number == 3 else 0.0))
+        return images
+
+
+def _where(chosen_B: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(chosen_B[:, None, None, None], yes, no)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Luminance, (B, 1, H, W)."""
+    return (images * images.new_tensor(GREY_WEIGHTS).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _blend(images: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
+    return torch.lerp(other.expand_as(images), images, factor_B[:, None, None, None]).clamp(0, 1)
+
+
+def adjust_brightness(images: Tensor, factor_B: Tensor) -> Tensor:
+    return (images * factor_B[:, None, None, None]).clamp(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor_B: Tensor) -> Tensor:
+    return _blend(images, grey(images).mean((1, 2, 3), keepdim=True), factor_B)
+
+
+def adjust_saturation(images: Tensor, factor_B: Tensor) -> Tensor:
+    return _blend(images, grey(images), factor_B)
+
+
+def adjust_hue(images: Tensor, shift_B: Tensor) -> Tensor:
+    """Turn the hue by `shift_B` turns, through HSV."""
+    value, highest = images.max(dim=1)
+    chroma = value - images.amin(dim=1)
+    saturation = chroma / value.clamp(min=1e-12)
+    red, green, blue = images.unbind(1)
+    safe = chroma.clamp(min=1e-12)
+    sextant = torch.stack([((green - blue) / safe) % 6, (blue - red) / safe + 2, (red - green) / safe + 4], dim=1)
+    hue = sextant.gather(1, highest.unsqueeze(1)).squeeze(1) / 6 * (chroma > 0)
+    hue = (hue + shift_B[:, None, None]) % 1.0
+    # each channel is value - chroma * clamp(distance of the hue from the channel's own sector)
+    offset = images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
+    k = (offset + hue.unsqueeze(1) * 6) % 6
+    ramp = torch.minimum(k, 4 - k).clamp(0, 1)
+    return value.unsqueeze(1) * (1 - saturation.unsqueeze(1) * ramp)
+
+
+def blur(images: Tensor, sigma_B: Tensor) -> Tensor:
+    """Gaussian blur, separable, the kernel a tenth of the side (odd, at least 3), reflected at the borders."""
+    batch, channels, height, width = images.shape
+    radius = max(1, height // 20)
+    offset = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (offset / sigma_B[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, None]  # (B C, 1, 1, K)
+    images = images.reshape(1, batch * channels, height, width)
+    images = F.conv2d(F.pad(images, (radius, radius, 0, 0), "reflect"), kernel, groups=batch * channels)
+    images = F.conv2d(F.pad(images, (0, 0, radius, radius), "reflect"), kernel.mT, groups=batch * channels)
+    return images.reshape(batch, channels, height, width)

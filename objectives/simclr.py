@@ -1,0 +1,120 @@
+"""SimCLR (Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", sections 2 and 4).
+
+Anchor:     one augmented view of a picture.
+Positive:   the other view of the same picture.
+Negatives:  all other views in the batch, on all ranks.
+
+Shapes: b pictures on this rank, B on all ranks, D encoder width, E embedding width.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.spec import DataSpec
+from errors import BadInput
+from models.encoder import Encoder
+from objectives.draw import Draw
+from objectives.gather import first_own_row, gather_candidates
+from objectives.objective import Batch, Objective, Outcome
+from objectives.photometry import Photometry
+from objectives.pictures import tile
+from objectives.views import Crops
+
+SMALL_IMAGE = 64  # pixels; up to here the paper's CIFAR recipe (appendix B.9): half the colour strength, no blur
+
+
+class SimCLR(Objective):
+    """SimCLR.
+
+    Args:
+        encoder: any image encoder; its pooled features enter the projector.
+        spec: the opened data set.
+        temperature: of the softmax over candidates (paper: 0.1 on ImageNet, 0.5 on CIFAR).
+        projector_width, embedding_width, projector_depth: the projector; batch norm in every layer, no ReLU after the last.
+        crop_scale: area range of the random resized crop.
+        colour_strength: s of the colour jitter; by default 1, or 0.5 for pictures up to 64 px.
+        blur: probability; by default 0.5, or 0 for pictures up to 64 px.
+    """
+
+    modality = "image"
+    needs = ("views",)
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        spec: DataSpec,
+        temperature: float = 0.5,
+        projector_width: int = 2048,
+        embedding_width: int = 128,
+        projector_depth: int = 2,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        colour_strength: float | None = None,
+        blur: float | None = None,
+    ):
+        super().__init__(encoder)
+        if temperature <= 0:
+            raise BadInput(f"objective.temperature must be above 0, not {temperature}")
+        small = spec.image_size <= SMALL_IMAGE
+        strength = (0.5 if small else 1.0) if colour_strength is None else colour_strength
+        self.photometry = Photometry(
+            0.8 * strength,
+            0.8 * strength,
+            0.8 * strength,
+            0.2 * strength,
+            blur=(0.0 if small else 0.5) if blur is None else blur,
+        )
+        self.temperature, self.crops = temperature, Crops(spec.image_size, num=2, scale=tuple(crop_scale))
+        widths = [encoder.width] + [projector_width] * (projector_depth - 1) + [embedding_width]
+        layers: list[nn.Module] = []
+        for i, (inside, outside) in enumerate(pairwise(widths)):
+            layers += [nn.Linear(inside, outside, bias=False), nn.BatchNorm1d(outside)]
+            layers += [nn.ReLU(inplace=True)] if i < projector_depth - 1 else []
+        self.projector = nn.Sequential(*layers)
+
+    def views(self) -> Crops:
+        return self.crops
+
+    def augment(self, batch: Batch, draw: Draw) -> Tensor:
+        """(2b, C, H, W) in [0, 1]: all first views, then all second ones."""
+        views = batch["views"].float().div(255)
+        return torch.cat([self.photometry(views[:, view], draw, view) for view in range(2)])
+
+    def forward(self, batch: Batch, draw: Draw) -> Outcome:
+        images = self.encoder.normalise(self.augment(batch, draw))
+        first_bE, second_bE = self.projector(self.encoder(images).pooled).chunk(2)
+        loss, accuracy = nt_xent(first_bE, second_bE, self.temperature)
+        return Outcome(loss, {"accuracy": accuracy})
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """Rows of (first view, second view) as the encoder sees them."""
+        return {"views": tile(torch.stack(self.augment(batch, draw).chunk(2), dim=1))}
+
+
+def nt_xent(first_bE: Tensor, second_bE: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The normalised temperature-scaled cross-entropy (equation 1), averaged over the 2b anchors of this rank.
+
+    Computed in float32 whatever the autocast precision: at T = 0.1 half precision overflows.
+
+    Shape:
+        first_bE, second_bE: (b, E), the two views in the same order, not yet normalised; b >= 2 over all ranks.
+
+    Returns:
+        (loss, accuracy): scalars; accuracy is the share of anchors whose positive scores highest, detached.
+    """
+    with torch.autocast(first_bE.device.type, enabled=False):
+        first_bE, second_bE = (F.normalize(view.float(), dim=1) for view in (first_bE, second_bE))
+        b = len(first_bE)
+        candidates = torch.cat([gather_candidates(first_bE), gather_candidates(second_bE)])  # (2B, E)
+        total = len(candidates) // 2
+        own = torch.arange(b, device=first_bE.device) + first_own_row(b)
+        self_column = torch.cat([own, own + total])
+        positive_column = torch.cat([own + total, own])
+        logits = torch.cat([first_bE, second_bE]) @ candidates.T / temperature  # (2b, 2B)
+        is_self = F.one_hot(self_column, 2 * total).bool()
+        logits = logits.masked_fill(is_self, float("-inf"))
+        accuracy = (logits.detach().argmax(1) == positive_column).float().mean()
+        return F.cross_entropy(logits, positive_column), accuracy

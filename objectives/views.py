@@ -1,0 +1,72 @@
+"""What happens to one picture in a data worker: geometry. It is done where the picture is decoded, at its full size.
+
+Colour changes are in `photometry.py`: they work on whole batches, on the training device.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL.Image import Image, Resampling, Transpose
+from torch import Tensor
+
+from objectives.draw import Draw
+
+ATTEMPTS = 10  # as torchvision: then fall back to the largest centred crop that has an allowed ratio
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Random resized crops (Szegedy et al. 2014), each flipped with probability `flip`.
+
+    Args:
+        size: side of the result, in pixels.
+        num: V, how many views.
+        scale: range of the crop's share of the picture's area, uniform.
+        ratio: range of its width / height, log-uniform.
+        flip: probability of a horizontal flip.
+    """
+
+    size: int
+    num: int = 1
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __call__(self, picture: Image, seed: int, epoch: int, index: int) -> Tensor:
+        """(V, C, size, size) uint8."""
+        draw = Draw.of_sample(seed, epoch, index)
+        noise_V = draw.uniform("crop", self.num, 4 * ATTEMPTS)[0].tolist()
+        flips_V = (draw.uniform("flip", self.num)[0] < self.flip).tolist()
+        views = []
+        for noise, flipped in zip(noise_V, flips_V, strict=True):
+            box = crop_box(picture.width, picture.height, noise, self.scale, self.ratio)
+            view = picture.resize((self.size, self.size), Resampling.BICUBIC, box=box)
+            views.append(to_tensor(view.transpose(Transpose.FLIP_LEFT_RIGHT) if flipped else view))
+        return torch.stack(views)
+
+
+def crop_box(
+    width: int, height: int, noise: list[float], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) in whole pixels, from uniform noise: four numbers for each of the attempts."""
+    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    for attempt in range(ATTEMPTS):
+        area_noise, ratio_noise, left_noise, top_noise = noise[4 * attempt : 4 * attempt + 4]
+        area = width * height * (scale[0] + area_noise * (scale[1] - scale[0]))
+        aspect = math.exp(log_ratio[0] + ratio_noise * (log_ratio[1] - log_ratio[0]))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(left_noise * (width - w + 1)), int(top_noise * (height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, round(height * ratio[1]))
+    h = min(height, round(width / ratio[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def to_tensor(picture: Image) -> Tensor:
+    """(C, H, W) uint8."""
+    array = np.array(picture)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())

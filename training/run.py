@@ -1,0 +1,203 @@
+"""One run: its folder, its configuration, where it resumes, and what it leaves behind."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from datamodules.spec import DataSpec
+from errors import BadInput, RunStopped
+from models.export import save_encoder
+from reports.result import Result
+from training.budget import Budget
+from training.checkpoints import read_checkpoint, readable_checkpoint
+from training.monitors import Monitors
+from training.optimization import REFERENCE_BATCH
+from training.pretraining import Pretraining
+from training.progress import ProgressLine
+
+VERSIONS = ("torch", "torchvision", "lightning", "hydra-core", "timm", "transformers")
+
+
+@dataclass
+class Run:
+    """An opened run folder.
+
+    Attributes:
+        folder: where everything of this run goes.
+        config: the resolved configuration, plain containers.
+        resume_point: the checkpoint to go on from, or None.
+        first_step: the optimiser steps that are already done.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    resume_point: Path | None = None
+    first_step: int = 0
+
+    @classmethod
+    def open(cls, config: dict[str, Any], folder: str | Path) -> "Run":
+        """Start a new run in `folder`, or with `resume` set go on with that run as it was configured.
+
+        On resume only the nodes `trainer` (speed) and `monitor` are taken from the new command line.
+
+        Raises:
+            BadInput: the folder holds a run already, cannot be written, or has nothing to resume from.
+        """
+        if config["resume"] is not None:
+            return cls._reopen(Path(config["resume"]), config)
+        folder = Path(os.path.relpath(folder)) if Path(folder).is_relative_to(Path.cwd()) else Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "config.yaml", "x", encoding="utf-8") as file:  # "x": two runs never share a folder
+                yaml.safe_dump(config, file, sort_keys=False)
+        except FileExistsError as error:
+            raise BadInput(
+                f"'{folder}' holds a run already; go on with it by resume={folder} or give another hydra.run.dir"
+            ) from error
+        except OSError as error:
+            raise BadInput(f"run folder '{folder}' cannot be written: {error.strerror}") from error
+        return cls(folder, config)
+
+    @classmethod
+    def _reopen(cls, folder: Path, config: dict[str, Any]) -> "Run":
+        checkpoint = readable_checkpoint(folder)
+        recorded = read_config(folder)
+        point = read_checkpoint(checkpoint)
+        first_step, num_steps = point["global_step"], point["headstart"]["num_steps"]
+        if first_step >= num_steps:
+            raise BadInput(f"run '{folder}' is finished (step {first_step} of {num_steps}); there is nothing to resume")
+        speed = {node: config[node] for node in ("trainer", "monitor")}
+        return cls(folder, recorded | speed, checkpoint, first_step)
+
+    def announce(self, module: Pretraining, spec: DataSpec, flops: float, resolved: dict[str, str]) -> None:
+        """Print what was resolved, before the first step."""
+        names, recipe = self.config["names"], module.optimization
+        steps, batch = module.num_steps, module.batch_size
+        encoder = module.objective.encoder
+        patches = f", {encoder.num_patches} patches of {encoder.patch_size} px" if encoder.num_patches else ""
+        lines = {
+            "run": str(self.folder) + (f" (resumed at step {self.first_step})" if self.first_step else ""),
+            "objective": f"{names['objective']}, {flops:.3g} FLOPs a sample",
+            "model": f"{names['model']}, {num_parameters(encoder):,} parameters of {num_parameters(module):,} trained{patches}",
+            "data": f"{spec.name}, {spec.num_train:,} training samples, {spec.image_size} px, {spec.num_classes} classes",
+            "budget": f"{steps:,} steps x {batch} samples = {steps * batch / spec.num_train:.2f} epochs, "
+            f"{steps * batch * flops:.3g} FLOPs",
+            "lr": f"{recipe.base_lr:g} x batch {batch} / {REFERENCE_BATCH} = {recipe.peak_lr(batch):g}, "
+            f"warm-up {recipe.warmup:g} of the steps, then cosine",
+            "speed": ", ".join(f"{name} {value}" for name, value in resolved.items()),
+        }
+        for name, line in lines.items():
+            print(f"{name:>9}  {line}", flush=True)
+
+    def finish(
+        self,
+        module: Pretraining,
+        spec: DataSpec,
+        budget: Budget,
+        flops: float,
+        resolved: dict[str, str],
+        progress: ProgressLine,
+        monitors: Monitors,
+    ) -> float:
+        """Export the encoder, write the result, print where things are and what to type next.
+
+        Returns:
+            The validation k-NN accuracy, or minus the last loss where there is none.
+        """
+        if module.global_step != module.num_steps:
+            raise RunStopped(f"training ended at step {module.global_step} of {module.num_steps}", exit_code=1)
+        names, encoder = self.config["names"], module.objective.encoder
+        save_encoder(encoder, self.folder)
+        samples = module.num_steps * module.batch_size
+        metrics = {"first_loss": progress.losses[0][1], "last_loss": progress.losses[-1][1], **monitors.metrics}
+        result = Result(
+            kind="pretrain",
+            objective=names["objective"],
+            model=names["model"],
+            data=spec.name,
+            seed=self.config["seed"],
+            budget_asked={"unit": budget.unit, "amount": budget.amount},
+            budget_spent={
+                "steps": module.num_steps,
+                "samples": samples,
+                "epochs": samples / spec.num_train,
+                "flops": samples * flops,
+            },
+            parameters={"encoder": num_parameters(encoder), "total": num_parameters(module)},
+            samples_per_second=progress.samples_per_second(module),
+            seconds=progress.seconds,
+            peak_memory_bytes=peak_memory_bytes(),
+            metrics=metrics,
+            settings={
+                **resolved,
+                "monitor_seconds": monitors.seconds,
+                "corrupt_samples": module.corrupt_samples,
+                "resumed_at_step": self.first_step,
+            },
+            versions=versions(),
+            git_commit=git_commit(),
+        )
+        path = result.write(self.folder)
+        print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {progress.seconds:.0f} s", end="")
+        print(f", {module.corrupt_samples} corrupt pictures replaced" if module.corrupt_samples else "")
+        print("  ".join(f"{name} {value:.4g}" for name, value in monitors.metrics.items()))
+        print(f"result:  {path}\nencoder: {self.folder / 'encoder.safetensors'}")
+        print(f"look:    tensorboard --logdir {self.folder / 'tensorboard'}")
+        print(f"next:    python finetune.py checkpoint={self.folder} transfer=linear")
+        return metrics.get("val_knn_accuracy", -metrics["last_loss"])
+
+
+def num_parameters(module: nn.Module) -> int:
+    """How many numbers are learned or fixed in a module's parameters."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration that a run was started with.
+
+    Raises:
+        BadInput: the folder is not a run, or its config.yaml is damaged.
+    """
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"'{folder}' is not a run folder: it holds no config.yaml") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"'{folder}/config.yaml' is damaged: {' '.join(str(error).split())[:120]}") from error
+    if not isinstance(config, dict):
+        raise BadInput(f"'{folder}/config.yaml' is damaged: it holds no settings")
+    return config
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on."""
+    return {package: version(package) for package in VERSIONS} | {"headstart": version("headstart")}
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with "+changes" where files differ from it; None outside a repository."""
+    home = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=home, capture_output=True, text=True, check=True, timeout=20).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "-uno").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def peak_memory_bytes() -> int:
+    """Peak memory of this process: on the GPU where one is used, else resident on the host."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)

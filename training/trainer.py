@@ -1,0 +1,96 @@
+"""From the config node `trainer` (speed, never science) to a Lightning Trainer, every `auto` resolved and printed."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from errors import BadInput, nearest
+from models.attention import choose_attention, has_bf16, kernels_used, set_attention
+from models.encoder import Encoder
+from objectives.objective import Objective
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def build_trainer(
+    settings: dict[str, Any], folder: Path, num_steps: int, clip_norm: float | None, callbacks: list[L.Callback]
+) -> L.Trainer:
+    """A Trainer that runs `num_steps` as one Lightning epoch over the endless order of samples.
+
+    Raises:
+        BadInput: an accelerator or precision that does not exist or is not here.
+    """
+    _quieten()
+    _check_accelerator(settings["accelerator"])
+    return L.Trainer(
+        accelerator=settings["accelerator"],
+        devices=settings["devices"],
+        num_nodes=settings["num_nodes"],
+        strategy=settings["strategy"],
+        precision=PRECISIONS[resolve_precision(settings["precision"], device_type(settings["accelerator"]))],
+        max_steps=num_steps,
+        max_epochs=1,
+        gradient_clip_val=clip_norm,
+        logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
+        callbacks=callbacks,
+        use_distributed_sampler=False,  # the order knows its rank
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def prepare_speed(module: Objective | Encoder, settings: dict[str, Any]) -> dict[str, str]:
+    """Set the attention kernel of an objective or encoder; returns what every `auto` became, for log and result."""
+    device = device_type(settings["accelerator"])
+    precision = resolve_precision(settings["precision"], device)
+    kernel, reason = choose_attention(settings["attention"], device, getattr(module, "encoder", module).num_patches)
+    set_attention(module, kernel)
+    attention = f"{kernel} ({reason})" if kernels_used(module) else "none (no attention layers)"
+    return {"device": device, "precision": precision, "attention": attention}
+
+
+def device_type(accelerator: str) -> str:
+    """ "cpu", "cuda" or "mps" for Lightning's accelerator names."""
+    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
+        return "cuda"
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+        return "mps"
+    return "cpu"
+
+
+def resolve_precision(choice: str, device: str) -> str:
+    """ "auto" is bf16 where the hardware multiplies it fast, else fp32."""
+    if choice == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if choice not in PRECISIONS:
+        raise BadInput(f"there is no precision '{choice}'; {nearest(choice, ['auto', *PRECISIONS])}")
+    return choice
+
+
+def _check_accelerator(name: str) -> None:
+    here = [known for known in ("cpu", "cuda", "mps") if AcceleratorRegistry[known]["accelerator"].is_available()]
+    if name == "auto" or name in here or (name == "gpu" and len(here) > 1):
+        return
+    raise BadInput(f"accelerator '{name}' is not on this machine; {nearest(name, ['auto', *here])}")
+
+
+def _quieten() -> None:
+    """Lightning's advice is for code that hides these choices; here they are made and printed above."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*has arrived.*",
+        ".*mid-epoch.*",
+        ".*treespec.*",
+        ".*log_every_n_steps.*",
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,44 @@
+"""Frozen features of a split: eval mode, evaluation view, no gradient, each picture once."""
+
+from contextlib import contextmanager
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from datamodules.images import ImageData, batches
+from models.encoder import Encoder
+
+
+@contextmanager
+def frozen(module: nn.Module):
+    """Eval mode and no gradient inside; afterwards the mode is as it was."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield module
+    finally:
+        module.train(training)
+
+
+def extract(
+    encoder: Encoder, data: ImageData, split: str, limit: int | None = None, workers: int = 0, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:
+    """(features (n, D) float32, labels (n,)) on the CPU, in the order of the split; corrupt pictures are left out.
+
+    Args:
+        limit: take that many pictures, evenly spaced.
+        precision: "fp32", "bf16" or "fp16", of the forward pass.
+    """
+    parameter = next(encoder.parameters())
+    features, labels = [], []
+    loader = data.evaluation_loader(split, limit, workers)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    shown = track(batches(loader), f"features of {split}", len(loader), transient=True, disable=limit is not None)
+    with frozen(encoder), torch.autocast(parameter.device.type, half or torch.bfloat16, enabled=half is not None):
+        for batch in shown:
+            images = encoder.normalise(batch["image"].to(parameter.device))
+            features.append(encoder(images).pooled.float().cpu())
+            labels.append(batch["label"])
+    return torch.cat(features), torch.cat(labels)

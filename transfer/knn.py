@@ -1,0 +1,75 @@
+"""Weighted k-nearest neighbours on frozen features (Wu et al. 2018, section 3.4; the constants of Caron et al. 2021).
+
+Shapes: Q queries, N bank, D width, K neighbours, C classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.images import ImageData
+from errors import BadInput
+from models.encoder import Encoder
+from transfer.features import extract
+from transfer.protocol import Bench, scores
+
+CHUNK = 1024  # queries at a time
+
+
+def knn_predict(
+    query_QD: Tensor, bank_ND: Tensor, bank_labels_N: Tensor, num_classes: int, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """Predicted classes (Q,): neighbours by cosine similarity vote with weight exp(similarity / temperature).
+
+    Raises:
+        BadInput: the bank is smaller than k.
+    """
+    if k > len(bank_ND):
+        raise BadInput(f"transfer.k={k} neighbours cannot be found among {len(bank_ND)} labelled pictures")
+    bank_ND = F.normalize(bank_ND, dim=1)
+    predicted = []
+    for chunk in F.normalize(query_QD, dim=1).split(CHUNK):
+        similarity_QK, neighbour_QK = (chunk @ bank_ND.T).topk(k, dim=1)
+        weight_QK = ((similarity_QK - 1) / temperature).exp()  # minus the largest possible: only ratios matter
+        votes_QC = weight_QK.new_zeros(len(chunk), num_classes)
+        votes_QC.scatter_add_(1, bank_labels_N[neighbour_QK], weight_QK)
+        predicted.append(votes_QC.argmax(1))
+    return torch.cat(predicted)
+
+
+@dataclass(frozen=True)
+class KNN:
+    """k-NN with nothing to choose, so the bank is training and validation split together.
+
+    Attributes:
+        k: neighbours.
+        temperature: of the vote.
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+
+    def __call__(self, encoder: Encoder, data: ImageData, bench: Bench) -> dict[str, float]:
+        (train, train_labels), (val, val_labels), (test, labels) = (
+            extract(encoder, data, split, workers=bench.trainer["workers"], precision=bench.precision)
+            for split in ("train", "val", "test")
+        )
+        bank, bank_labels = torch.cat([train, val]), torch.cat([train_labels, val_labels])
+        predicted = knn_predict(test, bank, bank_labels, data.spec.num_classes, self.k, self.temperature)
+        return scores(predicted.numpy(), labels.numpy())
+
+
+def validation_probe(encoder: Encoder, data: ImageData, bank: int, queries: int) -> tuple[Tensor, float | None]:
+    """The quick look while training: some validation pictures against some of the training split.
+
+    Returns:
+        (features of the queries (Q, D), their k-NN accuracy or None without labels).
+    """
+    query, labels = extract(encoder, data, "val", queries)
+    if data.spec.num_classes < 2:
+        return query, None
+    known, known_labels = extract(encoder, data, "train", bank)
+    predicted = knn_predict(query, known, known_labels, data.spec.num_classes, min(20, len(known)))
+    return query, float((predicted == labels).float().mean())
