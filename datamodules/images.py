@@ -169,6 +169,7 @@ class Samples(Dataset):
     def __init__(self, pictures: Pictures, spec: DataSpec, view: Callable[..., Tensor], seed: int, substitute: bool = True):
         self.pictures, self.channels, self.view = pictures, spec.channels, view
         self.seed, self.substitute = seed, substitute
+        self.reported: set[int] = set()
 
     def __getitem__(self, pair: tuple[int, int]) -> dict[str, Any] | None:
         epoch, index = pair
@@ -178,7 +179,7 @@ class Samples(Dataset):
             try:
                 picture = to_channels(self.pictures.load(source), self.channels)
             except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-                log.warning("corrupt picture %d skipped: %s", source, " ".join(str(error).split())[:120])
+                self._report(source, error)
                 continue
             label = -1 if self.pictures.labels is None else int(self.pictures.labels[source])
             views = self.view(picture, self.seed, epoch, index)
@@ -186,6 +187,12 @@ class Samples(Dataset):
         if self.substitute:
             raise BadInput(f"{num_attempts} pictures in a row cannot be read, from number {index} on")
         return None
+
+
+    def _report(self, source: int, error: Exception) -> None:
+        if source not in self.reported:  # once, not once an epoch
+            self.reported.add(source)
+            log.warning("corrupt picture %d skipped: %s", source, " ".join(str(error).split())[:120])
 
 
 def to_channels(picture: Image, channels: int) -> Image:

@@ -52,6 +52,7 @@ def build_encoder(recipe: dict[str, Any], weights: dict[str, Any]) -> Encoder:
         spec,
         recipe["name"],
         patch_size=arguments.get("patch_size"),
+        depth=arguments.get("depth"),
         positions=recipe["positions"],
         pool=arguments.get("global_pool", "avg"),
     )

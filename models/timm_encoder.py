@@ -28,6 +28,7 @@ class TimmEncoder(Encoder):
         name: a name that `timm.create_model` knows.
         pretrained: False, True (timm downloads), or the path of a .safetensors file in timm's key names.
         patch_size: of a vision transformer; by default the smallest that gives at most 14 x 14 patches.
+        depth: blocks of a vision transformer; by default as timm names it.
         positions: "learned" (as timm has them) or "sincos" (fixed); only vision transformers have a choice.
         pool: "avg" (mean of the patches) or "token" (the class token).
         drop_path: stochastic depth rate of the last block, rising linearly from 0 at the first.
@@ -44,13 +45,14 @@ class TimmEncoder(Encoder):
         name: str,
         pretrained: bool | str = False,
         patch_size: int | None = None,
+        depth: int | None = None,
         positions: str = "learned",
         pool: str = "avg",
         drop_path: float = 0.0,
     ):
         super().__init__()
         self.name, self.image_size, self.positions = name, spec.image_size, positions
-        self.arguments = _timm_arguments(name, spec, patch_size, pool)
+        self.arguments = _timm_arguments(name, spec, patch_size, depth, pool)
         self.pretrained = bool(pretrained)
         try:
             self.net = timm.create_model(name, pretrained=pretrained is True, num_classes=0, **self.arguments)
@@ -65,12 +67,14 @@ class TimmEncoder(Encoder):
             self.net.conv1 = nn.Conv2d(spec.channels, self.net.conv1.out_channels, 3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.net.maxpool = nn.Identity()
+        if isinstance(self.net, timm.models.ResNet):
+            self.net.to(memory_format=torch.channels_last)  # 6 % faster on a 2-core CPU, more on tensor cores
         if positions == "sincos":
             self._fix_positions()
         if isinstance(pretrained, str):
             load_strictly(self.net, _read_weights(pretrained), f"model '{name}'")
         self.set_drop_path(drop_path)
-        self.width = self.net.num_features
+        self.width = getattr(self.net, "head_hidden_size", self.net.num_features)
         self.drops_patches = hasattr(self.net, "_pos_embed") and hasattr(self.net, "blocks")
         self.patch_size = self.arguments.get("patch_size", 0)
         self.num_patches = (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
@@ -120,7 +124,7 @@ class TimmEncoder(Encoder):
         if not self.drops_patches:
             if keep is not None:
                 raise BadInput(f"model '{self.name}' cannot drop patches; {nearest('vit', ['vit_t', 'vit_s', 'vit_b'])}")
-            maps = self.net.forward_features(inputs)
+            maps = self.net.forward_features(inputs.contiguous(memory_format=torch.channels_last))
             pooled_BD = self.net.forward_head(maps, pre_logits=True)
             tokens_BND = maps.flatten(2).mT if maps.ndim == 4 and maps.shape[1] == self.width else maps.flatten(1, -2)
             return Features(tokens_BND, pooled_BD, tokens_BND[:, :0])
@@ -186,7 +190,7 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str) -> N
     module.load_state_dict(weights)
 
 
-def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, pool: str) -> dict[str, Any]:
+def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, depth: int | None, pool: str) -> dict[str, Any]:
     if not timm.is_model(name):
         raise BadInput(f"timm has no model '{name}'; {_nearest_timm(name)}")
     arguments: dict[str, Any] = {"in_chans": spec.channels}
@@ -195,6 +199,7 @@ def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, pool: str
         if spec.image_size % patch_size:
             raise BadInput(f"model.patch_size={patch_size} does not divide the image size of {spec.image_size} px")
         arguments |= {"img_size": spec.image_size, "patch_size": patch_size, "global_pool": pool, "fc_norm": False}
+        arguments |= {"depth": depth} if depth else {}
     return arguments
 
 

@@ -35,6 +35,8 @@ class SimCLR(Objective):
         temperature: of the softmax over candidates (paper: 0.1 on ImageNet, 0.5 on CIFAR).
         projector_width, embedding_width, projector_depth: the projector; batch norm in every layer, no ReLU after the last.
         crop_scale: area range of the random resized crop.
+        view_size: side of the views in pixels; by default the image size. Smaller views cost less; only encoders that
+            take any size can read them.
         colour_strength: s of the colour jitter; by default 1, or 0.5 for pictures up to 64 px.
         blur: probability; by default 0.5, or 0 for pictures up to 64 px.
     """
@@ -51,6 +53,7 @@ class SimCLR(Objective):
         embedding_width: int = 128,
         projector_depth: int = 2,
         crop_scale: tuple[float, float] = (0.08, 1.0),
+        view_size: int | None = None,
         colour_strength: float | None = None,
         blur: float | None = None,
     ):
@@ -66,7 +69,7 @@ class SimCLR(Objective):
             0.2 * strength,
             blur=(0.0 if small else 0.5) if blur is None else blur,
         )
-        self.temperature, self.crops = temperature, Crops(spec.image_size, num=2, scale=tuple(crop_scale))
+        self.temperature, self.crops = temperature, Crops(view_size or spec.image_size, num=2, scale=tuple(crop_scale))
         widths = [encoder.width] + [projector_width] * (projector_depth - 1) + [embedding_width]
         layers: list[nn.Module] = []
         for i, (inside, outside) in enumerate(pairwise(widths)):
@@ -106,7 +109,7 @@ def nt_xent(first_bE: Tensor, second_bE: Tensor, temperature: float) -> tuple[Te
         (loss, accuracy): scalars; accuracy is the share of anchors whose positive scores highest, detached.
     """
     with torch.autocast(first_bE.device.type, enabled=False):
-        first_bE, second_bE = (F.normalize(view.float(), dim=1) for view in (first_bE, second_bE))
+        first_bE, second_bE = (F.normalize(at_least_float32(view), dim=1) for view in (first_bE, second_bE))
         b = len(first_bE)
         candidates = torch.cat([gather_candidates(first_bE), gather_candidates(second_bE)])  # (2B, E)
         total = len(candidates) // 2
@@ -118,3 +121,8 @@ def nt_xent(first_bE: Tensor, second_bE: Tensor, temperature: float) -> tuple[Te
         logits = logits.masked_fill(is_self, float("-inf"))
         accuracy = (logits.detach().argmax(1) == positive_column).float().mean()
         return F.cross_entropy(logits, positive_column), accuracy
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision widened, float64 left as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

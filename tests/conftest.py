@@ -1,0 +1,88 @@
+"""Small things that many tests need: pictures on disk, an opened tiny data set, tiny encoders, real commands."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from datamodules.image_folder import ImageFolder
+from datamodules.spec import DataSpec
+from models.timm_encoder import TimmEncoder
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """train/ and test/ with three classes that differ in colour: 24 and 8 pictures of 32 px a class."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, num in (("train", 24), ("test", 8)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(num):
+                array = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+                array[..., channel] += 100
+                PIL.Image.fromarray(array).save(folder / f"{i:03}.png")
+    return root
+
+
+@pytest.fixture
+def data(pictures) -> ImageFolder:
+    return ImageFolder(str(pictures), batch_size=8, val_fraction=0.25)
+
+
+@pytest.fixture
+def spec() -> DataSpec:
+    return DataSpec("tiny", "image", 100, 32, 3, ("a", "b", "c"))
+
+
+@pytest.fixture
+def vit(spec) -> TimmEncoder:
+    torch.manual_seed(0)
+    return TimmEncoder(spec, "vit_tiny_patch16_224", depth=2, positions="sincos")
+
+
+@pytest.fixture
+def resnet(spec) -> TimmEncoder:
+    torch.manual_seed(0)
+    return TimmEncoder(spec, "resnet18")
+
+
+def image_batch(num: int = 6, views: int = 2, size: int = 32, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "views": torch.randint(0, 256, (num, views, 3, size, size), dtype=torch.uint8, generator=generator),
+        "label": torch.arange(num) % 3,
+        "epoch": torch.zeros(num, dtype=torch.long),
+        "index": torch.arange(num),
+        "corrupt": torch.tensor(0),
+    }
+
+
+def command(script: str, *words: str, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess:
+    """Really run train.py or another command; the output of both streams is in `.stdout`."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *words],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
+    )
+
+
+def error_line(done: subprocess.CompletedProcess) -> str:
+    """The one line that a refused command ends with; fails where there is a traceback or no failure."""
+    assert done.returncode not in (0, None), done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
+    line = done.stdout.strip().splitlines()[-1]
+    assert line.startswith("error: "), done.stdout
+    return line

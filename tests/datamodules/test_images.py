@@ -1,0 +1,104 @@
+"""Pictures as batches: splits, colours, corrupt files, and no trace of the number of workers."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from datamodules.image_folder import ImageFolder
+from datamodules.images import Pictures, batches, carve, stratified, to_channels
+from errors import BadInput
+from objectives.views import Crops
+
+
+def test_splits_are_disjoint_fixed_and_stratified(data, pictures):
+    again = ImageFolder(str(pictures), batch_size=8, val_fraction=0.25)
+    assert (data.splits["train"].num, data.splits["val"].num, data.splits["test"].num) == (54, 18, 24)
+    chosen = {split: data.splits[split].load.indices.tolist() for split in ("train", "val")}
+    assert chosen == {split: again.splits[split].load.indices.tolist() for split in ("train", "val")}
+    assert not set(chosen["train"]) & set(chosen["val"])
+    assert np.bincount(data.splits["val"].labels).tolist() == [6, 6, 6]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_batches_do_not_depend_on_workers(data, workers):
+    loader = data.train_loader(Crops(32, num=2), seed=3, num_batches=8, workers=workers)
+    reference = data.train_loader(Crops(32, num=2), seed=3, num_batches=8)
+    for batch, expected in zip(loader, reference, strict=True):
+        assert batch["views"].shape == (8, 2, 3, 32, 32)
+        assert batch["views"].dtype == torch.uint8
+        assert all(torch.equal(batch[key], expected[key]) for key in batch)
+
+
+def test_evaluation_takes_each_picture_once_and_labels_match(data):
+    seen = torch.cat([batch["index"] for batch in data.evaluation_loader("test")])
+    assert seen.tolist() == list(range(24))
+    batch = next(iter(data.evaluation_loader("test")))
+    brightest = batch["image"].float().mean((2, 3)).argmax(1)  # red, green, blue
+    names = [data.spec.class_names[label] for label in batch["label"]]
+    assert [("red", "green", "blue")[channel] for channel in brightest] == names
+
+
+def test_corrupt_pictures_are_replaced_in_training_and_left_out_of_evaluation(tmp_path, caplog):
+    for split, num in (("train", 6), ("val", 4), ("test", 4)):
+        for i in range(num):
+            folder = tmp_path / split / f"class{i % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            PIL.Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(folder / f"{i}.jpg")
+    for split in ("train", "test"):
+        cut = tmp_path / split / "class0" / "0.jpg"
+        cut.write_bytes(cut.read_bytes()[:300])
+    (tmp_path / "test" / "class1" / "1.jpg").write_bytes(b"")
+    data = ImageFolder(str(tmp_path), image_size=32, batch_size=2)
+    epoch = list(data.train_loader(None, 0, num_batches=3))
+    assert [len(batch["index"]) for batch in epoch] == [2, 2, 2]
+    assert sum(int(batch["corrupt"]) for batch in epoch) == 1
+    assert sum(len(batch["index"]) for batch in batches(data.evaluation_loader("test"))) == 2
+    assert "corrupt picture" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16", "I", "F"])
+def test_every_kind_of_picture_becomes_rgb_or_grey(mode):
+    array = np.full((8, 8), 200, np.uint8)
+    if mode == "I;16":
+        picture = PIL.Image.fromarray(array.astype(np.uint16) * 257)
+    elif mode == "I":
+        picture = PIL.Image.fromarray(array.astype(np.int32) * 257)
+    else:
+        picture = PIL.Image.fromarray(array).convert(mode)
+    assert to_channels(picture, 3).mode == "RGB"
+    assert to_channels(picture, 1).mode == "L"
+    if mode not in ("1", "CMYK"):
+        assert abs(int(np.asarray(to_channels(picture, 1))[0, 0]) - 200) <= 2
+
+
+def test_transparency_is_laid_on_white():
+    picture = PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert np.asarray(to_channels(picture, 3)).min() == 255
+
+
+def test_stratified_shares_are_nested_and_keep_every_class():
+    labels = np.repeat([0, 1, 2], [100, 10, 1])
+    small, large = stratified(labels, 0.1, 0), stratified(labels, 0.5, 0)
+    assert set(small) <= set(large)
+    assert np.bincount(labels[small]).tolist() == [10, 1, 1]
+
+
+def test_label_fraction_reduces_training_and_validation_labels_only(data):
+    few = data.with_label_fraction(0.2, seed=0)
+    assert few.splits["train"].num < data.splits["train"].num
+    assert few.splits["test"].num == data.splits["test"].num
+    assert few.num_labels == few.splits["train"].num + few.splits["val"].num
+    assert data.spec.num_train == 54  # the original is untouched
+
+
+@pytest.mark.parametrize("size", [0, 55])
+def test_a_batch_that_does_not_fit_the_data_is_refused(pictures, size):
+    with pytest.raises(BadInput, match=f"batch_size={size} does not fit: .* 54 training pictures"):
+        ImageFolder(str(pictures), batch_size=size, val_fraction=0.25)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0])
+def test_a_fraction_outside_its_range_is_refused(fraction):
+    with pytest.raises(BadInput, match="val_fraction"):
+        carve(Pictures(lambda i: None, 10), fraction, 0, "tiny")

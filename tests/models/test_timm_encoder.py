@@ -1,0 +1,138 @@
+"""Encoders: shaped by the data, exported so that plain timm reads them, and honest about what does not fit."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from datamodules.spec import DataSpec
+from errors import BadInput
+from models.attention import choose_attention, kernels_used, set_attention
+from models.export import load_encoder, save_encoder
+from models.timm_encoder import TimmEncoder, fitting_patch_size
+
+
+@pytest.mark.parametrize(("size", "patch"), [(28, 2), (32, 4), (64, 8), (72, 6), (96, 8), (128, 16), (224, 16)])
+def test_patch_size_gives_8_to_14_patches(size, patch):
+    assert fitting_patch_size(size) == patch
+    assert 8 <= size // patch <= 14
+
+
+def test_a_size_that_no_patch_fits_names_the_nearest_that_do():
+    with pytest.raises(BadInput, match="nearest: "):
+        fitting_patch_size(37)
+
+
+@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
+def test_exported_weights_load_into_plain_timm(tmp_path, name, size):
+    torch.manual_seed(0)
+    encoder = TimmEncoder(DataSpec("tiny", "image", 10, size, 3), name).eval()
+    save_encoder(encoder, tmp_path)
+    recipe = json.loads((tmp_path / "encoder.json").read_text())
+    plain = timm.create_model(recipe["name"], num_classes=0, **recipe["arguments"])
+    if recipe["small_stem"]:  # the one change, as encoder.json says
+        plain.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        plain.maxpool = torch.nn.Identity()
+    plain.load_state_dict(load_file(tmp_path / "encoder.safetensors"))
+    images = torch.rand(2, 3, size, size)
+    mean, std = (torch.tensor(recipe[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        ours = encoder(encoder.normalise(images)).pooled
+        theirs = plain.eval()((images - mean) / std)
+        again = load_encoder(tmp_path).eval()
+        assert torch.equal(again(again.normalise(images)).pooled, ours)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert recipe["small_stem"] == (name == "resnet18" and size == 32)
+
+
+def test_any_timm_model_fulfils_the_contract(spec):
+    for name in ("convnext_atto", "mobilenetv3_small_050", "deit_tiny_patch16_224"):
+        encoder = TimmEncoder(spec, name).eval()
+        features = encoder(encoder.normalise(torch.rand(2, 3, 32, 32)))
+        assert features.pooled.shape == (2, encoder.width)
+        assert features.tokens.ndim == 3
+
+
+def test_keeping_all_patches_changes_nothing_and_order_does_not_matter(vit):
+    vit.eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        everything = vit(images)
+        shuffled = torch.stack([torch.randperm(64) for _ in range(2)])
+        kept = vit(images, keep=shuffled)
+    torch.testing.assert_close(kept.pooled, everything.pooled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kept.tokens[1, 5], everything.tokens[1, shuffled[1, 5]], rtol=1e-4, atol=1e-5)
+
+
+def test_only_kept_patches_enter_the_blocks(vit):
+    lengths = []
+    vit.blocks[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    vit(torch.randn(2, 3, 32, 32), keep=torch.arange(16).expand(2, 16))
+    assert lengths == [17]
+
+
+def test_channels_come_from_the_data():
+    encoder = TimmEncoder(DataSpec("grey", "image", 10, 28, 1), "vit_tiny_patch16_224", depth=1)
+    assert encoder(encoder.normalise(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))).pooled.shape == (2, 192)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_layers_cover_every_parameter_once_and_rise_from_stem_to_head(kind, request):
+    encoder = request.getfixturevalue(kind)
+    layers = {name: encoder.layer_of(name) for name, _ in encoder.named_parameters()}
+    assert set(layers.values()) >= set(range(len(encoder.blocks) + 1))
+    stem = "net.patch_embed.proj.weight" if kind == "vit" else "net.conv1.weight"
+    assert layers[stem] == 0
+    if kind == "vit":
+        assert layers["net.norm.weight"] == len(encoder.blocks) + 1
+        assert layers["net.blocks.1.attn.qkv.weight"] == 2
+
+
+def test_pretrained_from_a_file_and_the_wrong_architecture(spec, vit, tmp_path):
+    save_encoder(vit, tmp_path)
+    file = str(tmp_path / "encoder.safetensors")
+    again = TimmEncoder(spec, "vit_tiny_patch16_224", pretrained=file, depth=2)
+    assert again.pretrained
+    assert torch.equal(again.net.blocks[0].attn.qkv.weight, vit.net.blocks[0].attn.qkv.weight)
+    with pytest.raises(BadInput, match="do not fit model 'resnet18'"):
+        TimmEncoder(spec, "resnet18", pretrained=file)
+    with pytest.raises(BadInput, match="there are no weights"):
+        TimmEncoder(spec, "resnet18", pretrained=str(tmp_path / "nothing"))
+
+
+def test_unknown_names_give_the_nearest(spec):
+    with pytest.raises(BadInput, match="did you mean .*resnet18"):
+        TimmEncoder(spec, "resnet81")
+
+
+def test_a_cut_export_is_refused(vit, tmp_path):
+    save_encoder(vit, tmp_path)
+    file = tmp_path / "encoder.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_encoder(tmp_path)
+
+
+def test_attention_kernels_agree(vit):
+    images = torch.randn(2, 3, 32, 32)
+    pooled = {}
+    for kernel in ("eager", "sdpa"):
+        set_attention(vit, kernel)
+        assert kernels_used(vit) == {kernel}
+        pooled[kernel] = vit(images).pooled
+    torch.testing.assert_close(pooled["eager"], pooled["sdpa"], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_is_chosen_by_device_and_length():
+    assert choose_attention("auto", "cpu", 64)[0] == "eager"
+    assert choose_attention("auto", "cpu", 4096)[0] == "sdpa"
+    assert choose_attention("auto", "cuda", 64)[0] == "sdpa"
+    assert choose_attention("sdpa", "cpu", 64)[0] == "sdpa"
+    kernel, reason = choose_attention("xformers", "cpu", 64)
+    assert kernel in ("eager", "sdpa")
+    assert "xFormers" in reason
+    with pytest.raises(BadInput, match="did you mean eager"):
+        choose_attention("eagr", "cpu", 64)
