@@ -27,8 +27,8 @@ def main(config: DictConfig) -> float:
     seed = settings["seed"]
     torch.manual_seed(seed)
 
-    source = Source.find(settings["checkpoint"], settings["outputs"], settings["model"], choices["model"])
-    data = build(source.data_settings(settings["datamodule"]))
+    source = Source.find(settings["checkpoint"], settings["outputs"], settings.get("model"), choices.get("model"))
+    data = build(source.data_settings(settings.get("datamodule")))
     check_task(data)
     data = data.with_label_fraction(settings["label_fraction"], seed)
     encoder = source.encoder or build(source.model_settings, spec=data.spec)

@@ -6,8 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 from conf import build
 from conf.command import command
 
-# a resumed run goes on in its own folder
-OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: resume or fresh, replace=True)
+# a resumed run goes on in its own folder; where that is missing, nothing is created before the error is told
+OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if resume is None else ".", replace=True)
 
 
 @command
@@ -19,7 +19,7 @@ def main(config: DictConfig) -> float:
 
     from training.budget import Budget
     from training.checkpoints import Checkpoints
-    from training.fitting import check_fit
+    from training.fitting import check_fit, check_needs
     from training.flops import forward_flops, sample_flops
     from training.monitors import Monitors, affordable_probes
     from training.pretraining import Pretraining
@@ -38,6 +38,7 @@ def main(config: DictConfig) -> float:
 
     data = build(run.config["datamodule"])
     encoder = build(run.config["model"], spec=data.spec)
+    check_needs(run.config["names"], encoder, data.spec)
     objective = build(run.config["objective"], encoder=encoder, spec=data.spec)
     optimization = build(run.config["optimizer"])
     resolved = prepare_speed(objective, run.config["trainer"])

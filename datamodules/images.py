@@ -188,7 +188,6 @@ class Samples(Dataset):
             raise BadInput(f"{num_attempts} pictures in a row cannot be read, from number {index} on")
         return None
 
-
     def _report(self, source: int, error: Exception) -> None:
         if source not in self.reported:  # once, not once an epoch
             self.reported.add(source)

@@ -56,13 +56,13 @@ class TimmEncoder(Encoder):
         self.pretrained = bool(pretrained)
         try:
             self.net = timm.create_model(name, pretrained=pretrained is True, num_classes=0, **self.arguments)
-        except (TypeError, AssertionError) as error:
+        except (TypeError, AssertionError, ValueError) as error:
             raise BadInput(f"model '{name}' cannot be built for {spec.image_size} px: {_line(error)}") from error
         except (RuntimeError, OSError) as error:
             raise BadInput(
                 f"model '{name}' could not be loaded with its weights: {_line(error)}; give model.pretrained=<path>"
             ) from error
-        self.small_stem = _is_resnet(self.net) and spec.image_size <= SMALL_IMAGE
+        self.small_stem = _is_resnet(self.net) and spec.image_size <= SMALL_IMAGE and pretrained is not True
         if self.small_stem:
             self.net.conv1 = nn.Conv2d(spec.channels, self.net.conv1.out_channels, 3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -194,12 +194,15 @@ def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, depth: in
     if not timm.is_model(name):
         raise BadInput(f"timm has no model '{name}'; {_nearest_timm(name)}")
     arguments: dict[str, Any] = {"in_chans": spec.channels}
-    if timm.model_entrypoint(name).__module__ == "timm.models.vision_transformer":
+    family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+    if family in ("vision_transformer", "deit"):
         patch_size = patch_size or fitting_patch_size(spec.image_size)
         if spec.image_size % patch_size:
             raise BadInput(f"model.patch_size={patch_size} does not divide the image size of {spec.image_size} px")
         arguments |= {"img_size": spec.image_size, "patch_size": patch_size, "global_pool": pool, "fc_norm": False}
         arguments |= {"depth": depth} if depth else {}
+    elif timm.get_pretrained_cfg(name).fixed_input_size:
+        arguments["img_size"] = spec.image_size
     return arguments
 
 

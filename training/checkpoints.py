@@ -80,7 +80,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = "it holds objects other than plain data, which could run code" if "Unsupported" in str(error) else "damaged"
+        foreign = "GLOBAL" in str(error) or "Unsupported" in str(error)
+        reason = "it holds objects other than plain data, which could run code" if foreign else "it is damaged"
         raise BadInput(f"checkpoint '{path}' is refused: {reason}") from error
     except Exception as error:  # zip, end-of-file, key and runtime errors: the file is cut or something else
         raise BadInput(f"checkpoint '{path}' cannot be read: {' '.join(str(error).split())[:160]}") from error

@@ -1,10 +1,12 @@
-"""Whether an objective, a model and a data set fit together, by their names alone: before anything is opened or built."""
+"""Whether an objective, a model and a data set fit together: by their names first, then by what they turn out to be."""
 
 import importlib
 from functools import cache
 
 from conf import choices_of, read_choice
+from datamodules.spec import DataSpec
 from errors import BadInput
+from models.encoder import Encoder
 
 
 def check_fit(names: dict[str, str]) -> None:
@@ -24,8 +26,26 @@ def check_fit(names: dict[str, str]) -> None:
             )
 
 
-@cache
+def check_needs(names: dict[str, str], encoder: Encoder, spec: DataSpec) -> None:
+    """Raise BadInput when the built encoder or the opened data lack what the objective needs."""
+    wanted = _class_of("objective", names["objective"])
+    if wanted.drops_patches and not encoder.drops_patches:
+        fitting = [choice for choice in choices_of("model") if read_choice("model", choice).get("positions") == "sincos"]
+        raise BadInput(
+            f"objective={names['objective']} needs a model that can drop patches, which model={names['model']} cannot; "
+            f"model choices that fit: {', '.join(fitting)}"
+        )
+    if "label" in wanted.needs and spec.num_classes < 2:
+        found = "one class only" if spec.num_classes else "none"
+        raise BadInput(f"objective={names['objective']} needs labels of two classes or more; '{spec.name}' has {found}")
+
+
 def modality(group: str, choice: str) -> str | None:
     """The modality that a choice's class declares."""
+    return _class_of(group, choice).modality
+
+
+@cache
+def _class_of(group: str, choice: str) -> type:
     module, _, name = read_choice(group, choice)["_target_"].rpartition(".")
-    return getattr(importlib.import_module(module), name).modality
+    return getattr(importlib.import_module(module), name)

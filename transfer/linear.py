@@ -25,7 +25,7 @@ class LinearProbe:
         max_iter: of L-BFGS.
     """
 
-    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
     max_iter: int = 1000
 
     def __call__(self, encoder: Encoder, data: ImageData, bench: Bench) -> dict[str, float]:
@@ -36,7 +36,7 @@ class LinearProbe:
         chosen, val_accuracy = self.choose(train, train_labels, val, val_labels)
         both, both_labels = np.concatenate([train, val]), np.concatenate([train_labels, val_labels])
         scaler = StandardScaler().fit(both)
-        model = self._fit(chosen, scaler.transform(both), both_labels)
+        model = fit(LogisticRegression(C=chosen, max_iter=self.max_iter), scaler.transform(both), both_labels)
         return scores(model.predict(scaler.transform(test)), labels) | {
             "val_accuracy": val_accuracy,
             "strength": chosen,
@@ -48,14 +48,18 @@ class LinearProbe:
         """(the strength with the best validation accuracy, that accuracy); of equals the stronger regularisation."""
         scaler = StandardScaler().fit(train)
         train, val = scaler.transform(train), scaler.transform(val)
-        accuracies = [
-            self._fit(strength, train, train_labels).score(val, val_labels)
-            for strength in track(sorted(self.strengths), "linear probe", transient=True)
-        ]
+        # from strong to weak, each beginning where the last one ended: the same optima in a fraction of the iterations
+        model = LogisticRegression(max_iter=self.max_iter, warm_start=True)
+        accuracies = []
+        for strength in track(sorted(self.strengths), "linear probe", transient=True):
+            model.C = strength
+            accuracies.append(fit(model, train, train_labels).score(val, val_labels))
         best = int(np.argmax(accuracies))
         return sorted(self.strengths)[best], float(accuracies[best])
 
-    def _fit(self, strength: float, features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # near-separable at weak L2: the plateau is reached long before
-            return LogisticRegression(C=strength, max_iter=self.max_iter).fit(features, labels)
+
+def fit(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+    """Fit quietly: at weak L2 the classes are nearly separable, and the plateau is reached long before convergence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(features, labels)

@@ -54,7 +54,8 @@ def test_seed_epoch_index_and_name_each_change_the_numbers():
 
 def test_uniform_is_uniform():
     values = draw_of(1000).uniform("u", 100).flatten().numpy()
-    assert values.min() >= 0 and values.max() < 1
+    assert values.min() >= 0
+    assert values.max() < 1
     assert stats.kstest(values, "uniform").pvalue > 1e-3
 
 

@@ -1,0 +1,85 @@
+"""The result record: written whole, read back, refused when it is not one; and the table over many."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from errors import BadInput
+from reports.result import SCHEMA, Result, read_result
+from reports.table import accuracy_table, collect
+
+ROOT = Path(__file__).parents[2]
+
+
+def transfer_result(objective: str, seed: int, accuracy: float, protocol: str = "knn") -> Result:
+    return Result(
+        "transfer",
+        objective,
+        "vit_t",
+        "emoji",
+        seed,
+        metrics={"accuracy": accuracy},
+        transfer={
+            "protocol": protocol,
+            "data": "emoji",
+            "label_fraction": 1.0,
+            "checkpoint": f"run{objective}{seed}",
+            "seed": 0,
+        },
+    )
+
+
+def test_round_trip(tmp_path):
+    result = Result("pretrain", "mae", "vit_t", "emoji", 3, metrics={"last_loss": 0.5})
+    assert read_result(result.write(tmp_path)) == result
+    assert list(tmp_path.iterdir()) == [tmp_path / "result.json"]
+
+
+def test_every_field_is_documented():
+    text = (ROOT / "docs" / "result.md").read_text(encoding="utf-8")
+    assert [field.name for field in fields(Result) if f"`{field.name}`" not in text] == []
+
+
+def test_cut_foreign_and_newer_records_are_refused(tmp_path):
+    file = tmp_path / "result.json"
+    whole = json.dumps({"schema": SCHEMA + 1})
+    for text, reason in (
+        (whole[:5], "cannot be read"),
+        ("[1]", "not a result"),
+        ("{}", "not a result"),
+        (whole, "newer|schema"),
+    ):
+        file.write_text(text)
+        with pytest.raises(BadInput, match=reason):
+            read_result(file)
+
+
+def test_the_table_has_means_spreads_and_baselines_first_and_lists_broken_files(tmp_path):
+    number = 0
+    for objective, accuracies in (("mae", (0.5, 0.6)), ("random", (0.3,)), ("supervised", (0.7, 0.7))):
+        for seed, accuracy in enumerate(accuracies):
+            for protocol in ("knn", "linear"):
+                folder = tmp_path / str(number)
+                folder.mkdir()
+                transfer_result(objective, seed, accuracy, protocol).write(folder)
+                number += 1
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "result.json").write_text("{")
+    results, broken = collect(tmp_path)
+    assert len(results) == 10
+    assert len(broken) == 1
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(accuracy_table(results))
+    lines = [line for line in console.export_text().splitlines() if "emoji" in line]
+    assert [line.split("│")[1].strip() for line in lines] == ["random", "supervised", "mae"]
+    assert "55.0 ± 7.1 (2)" in lines[2]
+
+
+def test_a_folder_without_results(tmp_path):
+    with pytest.raises(BadInput, match="no transfer results"):
+        collect(tmp_path)
+    with pytest.raises(BadInput, match="not a folder"):
+        collect(tmp_path / "nothing")

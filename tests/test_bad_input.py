@@ -1,0 +1,81 @@
+"""What a user can get wrong: one line that names the thing, the reason and the choices; never a traceback, never silence."""
+
+import re
+
+import PIL.Image
+import pytest
+import torch
+from conftest import command, error_line
+
+TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "expected"),
+    [
+        (TRAIN, ["objective=maee"], "no objective 'maee'; did you mean mae?"),
+        (TRAIN, ["model=vit_bb"], "no model 'vit_bb'; did you mean .*vit_b"),
+        (TRAIN, ["datamodule=cifar"], "no datamodule 'cifar'; did you mean .*cifar10"),
+        (TRAIN, ["budget.step=3"], "no setting 'budget.step'; did you mean steps"),
+        (TRAIN, ["objective=mae", "objective.mask_ratoi=0.5"], "no setting 'objective.mask_ratoi'; did you mean mask_ratio"),
+        (TRAIN, ["seeed=3"], "no setting 'seeed'; did you mean seed"),
+        (TRAIN, ["model=timm"], "model.name"),
+        (TRAIN, ["datamodule=image_folder"], "datamodule.root"),
+        (FINETUNE, ["transfer=knm"], "no transfer 'knm'; did you mean knn"),
+        (TRAIN, ["objective=mae", "model=resnet18"], "objective=mae .*drop patches.*vit_t"),
+        (TRAIN, ["budget.steps=2", "budget.epochs=1"], "exactly one budget"),
+        (TRAIN, ["budget.steps=0"], "positive"),
+        (TRAIN, ["budget.samples=3"], "smaller than one step"),
+        (TRAIN, ["trainer.precision=fp8"], "no precision 'fp8'; did you mean fp"),
+        (TRAIN, ["trainer.attention=flash"], "no attention 'flash'; .*sdpa"),
+        (TRAIN, ["trainer.accelerator=tpu"], "accelerator 'tpu' is not on this machine"),
+        (TRAIN, ["datamodule.batch_size=100000"], "batch_size=100000 does not fit: 'emoji' has"),
+        (TRAIN, ["datamodule.label=colour"], "not a level of the emoji; .*category, subcategory"),
+        (TRAIN, ["resume=nowhere"], "'nowhere' holds no checkpoint"),
+        (FINETUNE, [], "no finished run in 'outputs' yet"),
+        (FINETUNE, ["checkpoint=nowhere"], "neither a run folder"),
+        (FINETUNE, ["checkpoint=none", "label_fraction=0"], "between 0 and 1"),
+        (COMPARE, ["report=nowhere"], "not a folder"),
+    ],
+)
+def test_one_line_says_what_is_wrong(tmp_path, script, words, expected):
+    line = error_line(command(script, *words, cwd=tmp_path))
+    assert re.search(expected, line), line
+    assert len(line) < 700
+
+
+def test_data_that_cannot_be_used(tmp_path, pictures):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for root, expected in ((empty, "holds no pictures"), (tmp_path / "missing", "does not exist")):
+        line = error_line(command(TRAIN, "datamodule=image_folder", f"datamodule.root={root}", cwd=tmp_path))
+        assert expected in line
+    line = error_line(command(TRAIN, "datamodule=cifar10", f"datamodule.root={empty}", cwd=tmp_path))
+    assert "'cifar10' is not in datamodule.root=" in line
+    unlabelled = f"datamodule.root={pictures / 'train' / 'red'}"
+    line = error_line(
+        command(TRAIN, "objective=supervised", "datamodule=image_folder", unlabelled, "datamodule.batch_size=4", cwd=tmp_path)
+    )
+    assert "needs labels" in line
+    line = error_line(
+        command(FINETUNE, "checkpoint=none", "datamodule=image_folder", unlabelled, "datamodule.batch_size=4", cwd=tmp_path)
+    )
+    assert "no labels" in line
+
+
+def test_a_data_set_in_which_nothing_can_be_read(tmp_path):
+    for i in range(30):
+        (tmp_path / "pictures" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / f"class{i % 2}" / f"{i}.jpg").write_bytes(b"\xff\xd8 not a picture")
+    line = error_line(
+        command(TRAIN, "datamodule=image_folder", "datamodule.root=pictures", "datamodule.batch_size=4", cwd=tmp_path)
+    )
+    assert "can be read" in line
+
+
+def test_checkpoints_that_do_not_fit_or_are_unsafe(tmp_path):
+    torch.save({"headstart": {}, "state_dict": PIL.Image.new("RGB", (2, 2))}, tmp_path / "object.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04 cut")
+    for name, expected in (("object.ckpt", "could run code"), ("cut.ckpt", "cannot be read|refused")):
+        line = error_line(command(FINETUNE, f"checkpoint={name}", cwd=tmp_path))
+        assert re.search(expected, line), line

@@ -1,0 +1,118 @@
+"""Runs that are stopped: killed, asked to stop, or gone astray. What was saved goes on bit for bit."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, command, error_line
+from safetensors.torch import load_file
+
+STEPS = 12
+
+
+def settings(objective: str, pictures: Path) -> list[str]:
+    model = {"mae": ["model.depth=2", "model.drop_path=0.2"], "simclr": ["model=resnet18"]}[objective]
+    return [
+        f"objective={objective}", *model, "datamodule=image_folder", f"datamodule.root={pictures}",
+        f"budget.steps={STEPS}", "datamodule.batch_size=8", "trainer.checkpoint_every_steps=3", "monitor.times=2",
+    ]  # fmt: skip
+
+
+def begin(cwd: Path, *words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for_step(process: subprocess.Popen, step: int) -> str:
+    """Read the log until a step is reported."""
+    text = ""
+    for line in process.stdout:
+        text += line
+        if line.startswith(f"step {step}/"):
+            return text
+    raise AssertionError(text)
+
+
+@pytest.fixture(scope="module", params=["mae", "simclr"])
+def uninterrupted(request, tmp_path_factory, pictures) -> tuple[str, Path]:
+    cwd = tmp_path_factory.mktemp("whole")
+    done = command("train.py", *settings(request.param, pictures), "hydra.run.dir=run", cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    return request.param, cwd / "run"
+
+
+@pytest.mark.parametrize(("ending", "step"), [(signal.SIGKILL, 5), (signal.SIGTERM, 7), (signal.SIGINT, 8)])
+def test_an_interrupted_run_goes_on_bit_for_bit(uninterrupted, tmp_path, pictures, ending, step):
+    objective, whole = uninterrupted
+    process = begin(tmp_path, *settings(objective, pictures), "hydra.run.dir=run")
+    wait_for_step(process, step)
+    process.send_signal(ending)
+    rest = process.stdout.read()
+    code = process.wait(timeout=60)
+    if ending == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 128 + ending
+        assert re.search(rf"error: stopped by {ending.name} at step \d+ of {STEPS}; .*resume=run", rest), rest
+        assert "Traceback" not in rest
+    assert not (tmp_path / "run" / "result.json").exists()
+
+    done = command("train.py", "resume=run", "trainer.workers=2", cwd=tmp_path)  # workers change nothing
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"resumed at step [1-9]", done.stdout)
+    ours, expected = (load_file(folder / "encoder.safetensors") for folder in (tmp_path / "run", whole))
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    last, reference = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (tmp_path / "run", whole)
+    )
+    assert last["global_step"] == reference["global_step"] == STEPS
+    assert all(torch.equal(last["state_dict"][name], tensor) for name, tensor in reference["state_dict"].items())
+    moments, reference_moments = last["optimizer_states"][0]["state"], reference["optimizer_states"][0]["state"]
+    for key, state in reference_moments.items():
+        assert all(torch.equal(moments[key][name], value) for name, value in state.items())
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+    line = error_line(command("train.py", "resume=run", cwd=tmp_path))
+    assert "is finished" in line
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, pictures):
+    done = command(
+        "train.py", *settings("mae", pictures), "optimizer.base_lr=1e6", "trainer.checkpoint_every_steps=1",
+        "optimizer.warmup=0", "hydra.run.dir=run", cwd=tmp_path,
+    )  # fmt: skip
+    line = error_line(done)
+    assert re.search(r"the loss is (nan|inf) at step \d+ of 12, learning rate [\d.e+]+; .*(last good|no) checkpoint", line), (
+        line
+    )
+    if (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+        state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        assert all(torch.isfinite(tensor).all() for tensor in state.values() if tensor.is_floating_point())
+
+
+def test_two_runs_never_share_a_folder(tmp_path, pictures):
+    first = command(
+        "train.py", *settings("mae", pictures), "budget.steps=1", "monitor.times=0", "hydra.run.dir=run", cwd=tmp_path
+    )
+    assert first.returncode == 0, first.stdout
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    line = error_line(command("train.py", *settings("mae", pictures), "hydra.run.dir=run", cwd=tmp_path))
+    assert "holds a run already" in line
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_a_signal_before_the_first_step_ends_in_one_line(tmp_path, pictures):
+    process = begin(tmp_path, *settings("mae", pictures))
+    time.sleep(1.5)
+    os.kill(process.pid, signal.SIGINT)
+    text = process.stdout.read()
+    assert process.wait(timeout=60) != 0
+    assert text.count("Traceback") <= 1  # Python itself may still be importing

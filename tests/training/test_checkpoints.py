@@ -1,0 +1,58 @@
+"""Checkpoints hold plain data, and nothing in a foreign one is ever executed."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import BadInput
+from training.checkpoints import read_checkpoint, readable_checkpoint
+
+
+class Bomb:
+    """Unpickled without restriction, it would create a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, form):
+    trap, file = tmp_path / "trap", tmp_path / "last.ckpt"
+    if form == "torch":
+        torch.save({"state_dict": {}, "headstart": Bomb(trap)}, file)
+    else:
+        file.write_bytes(pickle.dumps({"headstart": Bomb(trap)}))
+    with pytest.raises(BadInput, match="refused|cannot be read"):
+        read_checkpoint(file)
+    assert not trap.exists()
+
+
+def test_cut_foreign_and_missing_files_are_refused(tmp_path):
+    whole, cut, foreign = tmp_path / "whole.ckpt", tmp_path / "cut.ckpt", tmp_path / "foreign.ckpt"
+    torch.save({"headstart": {"a": 1}, "w": torch.zeros(1000)}, whole)
+    assert read_checkpoint(whole)["headstart"] == {"a": 1}
+    cut.write_bytes(whole.read_bytes()[:2000])
+    torch.save({"weights": torch.zeros(3)}, foreign)
+    for file, reason in ((cut, "cannot be read|damaged"), (foreign, "not a checkpoint of"), (tmp_path / "no", "there is no")):
+        with pytest.raises(BadInput, match=reason):
+            read_checkpoint(file)
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    with pytest.raises(BadInput, match="holds no checkpoint"):
+        readable_checkpoint(tmp_path)
+    torch.save({"headstart": {}}, folder / "previous.ckpt")
+    (folder / "last.ckpt").write_bytes(b"cut")
+    assert readable_checkpoint(tmp_path) == folder / "previous.ckpt"
+    assert "last.ckpt" in capsys.readouterr().out
+    (folder / "previous.ckpt").write_bytes(b"cut too")
+    with pytest.raises(BadInput, match="previous.ckpt"):
+        readable_checkpoint(tmp_path)

@@ -1,0 +1,35 @@
+"""Collapse measures on features whose answer is known, and what probing may cost."""
+
+import pytest
+import torch
+
+from training.monitors import affordable_probes, feature_std, rankme
+
+
+def test_isotropic_features_have_full_rank_and_unit_std():
+    torch.manual_seed(0)
+    features = torch.randn(4000, 16)
+    assert feature_std(features) == pytest.approx(1.0, abs=0.02)
+    assert rankme(features) == pytest.approx(16, abs=0.2)
+
+
+def test_collapse_is_seen():
+    same = torch.ones(100, 16)
+    assert feature_std(same) == pytest.approx(0.0, abs=1e-5)
+    assert rankme(same) == pytest.approx(1.0, abs=0.01)
+    one_dimension = torch.randn(100, 1) @ torch.randn(1, 16)
+    assert rankme(one_dimension) == pytest.approx(1.0, abs=0.01)
+
+
+def test_rankme_is_the_exponential_of_the_entropy():
+    features = torch.diag(torch.tensor([3.0, 1.0]))
+    share = torch.tensor([0.75, 0.25])
+    assert rankme(features) == pytest.approx(float(torch.exp(-(share * share.log()).sum())), rel=1e-4)
+
+
+def test_probes_stay_within_their_share_but_one_is_always_left():
+    assert affordable_probes(times=4, pictures=1500, share=0.1, run_flops=1e15, picture_flops=1e9) == (4, 1500)
+    times, pictures = affordable_probes(times=4, pictures=1500, share=0.1, run_flops=1e13, picture_flops=1e9)
+    assert (times, pictures) == (4, 250)
+    assert affordable_probes(times=4, pictures=1500, share=0.1, run_flops=1e12, picture_flops=1e10) == (1, 96)
+    assert affordable_probes(times=0, pictures=1500, share=0.1, run_flops=1e13, picture_flops=1e9)[0] == 0

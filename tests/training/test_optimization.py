@@ -1,0 +1,80 @@
+"""Optimisers and schedules: every parameter once, the stated learning rates, LARS by its formula."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from objectives.supervised import Supervised
+from training.lars import LARS
+from training.optimization import Optimization, parameter_groups
+
+
+@pytest.fixture(params=["vit", "resnet"])
+def objective(request, spec) -> Supervised:
+    return Supervised(request.getfixturevalue(request.param), spec)
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.65])
+def test_groups_hold_every_trainable_parameter_exactly_once(objective, layer_decay):
+    groups = parameter_groups(objective, objective.encoder, 0.05, layer_decay)
+    grouped = [id(weight) for group in groups for weight in group["params"]]
+    trainable = [id(weight) for weight in objective.parameters() if weight.requires_grad]
+    assert sorted(grouped) == sorted(trainable)
+    for group in groups:
+        assert all((weight.ndim > 1) == (group["weight_decay"] > 0) for weight in group["params"])
+
+
+def test_layer_decay_follows_the_depth(objective):
+    encoder = objective.encoder
+    scale = {
+        id(weight): group["lr_scale"] for group in parameter_groups(objective, encoder, 0.05, 0.5) for weight in group["params"]
+    }
+    num_layers = len(encoder.blocks) + 1
+    assert scale[id(objective.head.weight)] == 1
+    for i, block in enumerate(encoder.blocks):
+        assert all(scale[id(weight)] == 0.5 ** (num_layers - 1 - i) for weight in block.parameters())
+    stem = encoder.net.patch_embed.proj if hasattr(encoder.net, "patch_embed") else encoder.net.conv1
+    assert scale[id(stem.weight)] == 0.5**num_layers
+
+
+def test_learning_rate_scales_with_the_batch_and_follows_warmup_and_cosine(objective):
+    recipe = Optimization(torch.optim.AdamW, base_lr=1e-3, warmup=0.1)
+    assert recipe.peak_lr(512) == pytest.approx(2e-3)
+    optimizer = recipe.optimizer(objective, objective.encoder, 512)
+    assert all(group["lr"] == pytest.approx(2e-3) for group in optimizer.param_groups)
+    factors = [recipe.lr_factor(step, 100) for step in range(101)]
+    assert sorted(factors[:11]) == factors[:11]
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[55] == pytest.approx(0.5, abs=1e-9)
+    assert factors[100] == pytest.approx(0.0)
+    assert recipe.lr_factor(0, 1) > 0  # a run of one step does learn
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lars_follows_its_formula_and_adapts_without_weight_decay(weight_decay):
+    torch.manual_seed(0)
+    matrix, vector = nn.Parameter(torch.randn(4, 3).double()), nn.Parameter(torch.randn(3).double())
+    expected = {"m": matrix.detach().clone(), "v": vector.detach().clone()}
+    buffer = {"m": torch.zeros(4, 3).double(), "v": torch.zeros(3).double()}
+    optimizer = LARS([matrix, vector], lr=0.5, momentum=0.9, weight_decay=weight_decay, trust_coefficient=0.001)
+    for step in range(3):
+        gradients = {"m": torch.full((4, 3), 10.0 * (step + 1)).double(), "v": torch.ones(3).double()}
+        matrix.grad, vector.grad = gradients["m"].clone(), gradients["v"].clone()
+        optimizer.step()
+        decayed = gradients["m"] + weight_decay * expected["m"]
+        ratio = 0.001 * math.sqrt((expected["m"] ** 2).sum()) / math.sqrt((decayed**2).sum())
+        buffer["m"] = 0.9 * buffer["m"] + 0.5 * ratio * decayed
+        buffer["v"] = 0.9 * buffer["v"] + 0.5 * gradients["v"]
+        expected = {"m": expected["m"] - buffer["m"], "v": expected["v"] - buffer["v"]}
+    torch.testing.assert_close(matrix.detach(), expected["m"], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(vector.detach(), expected["v"], rtol=1e-12, atol=1e-12)
+
+
+def test_lars_moves_weights_of_zero_norm():
+    weight = nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.ones(2, 2)
+    LARS([weight], lr=0.1).step()
+    assert torch.isfinite(weight).all()
+    assert (weight != 0).all()

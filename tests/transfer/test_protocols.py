@@ -1,0 +1,134 @@
+"""Protocols: right against brute force, read the test split once, and leave the encoder bit for bit as it was."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.image_folder import ImageFolder
+from errors import BadInput
+from models.timm_encoder import TimmEncoder
+from transfer.finetune import FineTune
+from transfer.knn import KNN, knn_predict, validation_probe
+from transfer.linear import LinearProbe
+from transfer.protocol import Bench, check_task, scores
+
+TRAINER = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
+    "precision": "fp32",
+    "attention": "auto",
+    "workers": 0,
+}
+
+
+@pytest.fixture
+def bench(tmp_path) -> Bench:
+    return Bench(tmp_path, 0, TRAINER, "fp32")
+
+
+def brute_force_knn(query, bank, labels, num_classes: int, k: int, temperature: float) -> list[int]:
+    """One query at a time, in float64, by sorting all similarities."""
+    unit = [vector / np.linalg.norm(vector) for vector in bank.double().numpy()]
+    predicted = []
+    for vector in query.double().numpy():
+        similarity = [float(vector / np.linalg.norm(vector) @ other) for other in unit]
+        nearest = sorted(range(len(unit)), key=lambda i: -similarity[i])[:k]
+        votes = [0.0] * num_classes
+        for i in nearest:
+            votes[int(labels[i])] += np.exp(similarity[i] / temperature)
+        predicted.append(int(np.argmax(votes)))
+    return predicted
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.07), (20, 1.0)])
+def test_knn_equals_brute_force(k, temperature):
+    torch.manual_seed(0)
+    bank, query, labels = torch.randn(200, 8), torch.randn(50, 8), torch.randint(0, 5, (200,))
+    ours = knn_predict(query, bank, labels, 5, k, temperature).tolist()
+    assert ours == brute_force_knn(query, bank, labels, 5, k, temperature)
+
+
+def test_knn_in_chunks_equals_one_by_one():
+    torch.manual_seed(0)
+    bank, query, labels = torch.randn(50, 4), torch.randn(2100, 4), torch.randint(0, 3, (50,))
+    whole = knn_predict(query, bank, labels, 3)
+    assert whole.tolist() == [int(knn_predict(row[None], bank, labels, 3)) for row in query]
+
+
+def test_scores_against_counting():
+    predicted, labels = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
+    found = scores(predicted, labels)
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    f1 = [2 * 1 / (2 * 1 + 1 + 1), 2 * 1 / (2 * 1 + 0 + 1), 2 * 2 / (2 * 2 + 1 + 0)]
+    assert found["macro_f1"] == pytest.approx(sum(f1) / 3)
+
+
+@pytest.mark.parametrize("protocol", [KNN(k=5), LinearProbe()], ids=["knn", "linear"])
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_probes_learn_the_task_and_leave_the_encoder_unchanged(data, bench, protocol, kind, request):
+    encoder = request.getfixturevalue(kind)
+    encoder.train()
+    before = copy.deepcopy(encoder.state_dict())
+    read = []
+    evaluation = data.evaluation_loader
+    data.evaluation_loader = lambda split, *rest, **named: read.append(split) or evaluation(split, *rest, **named)
+    metrics = protocol(encoder, data, bench)
+    assert metrics["accuracy"] > 0.6  # colour is easy; chance is a third
+    assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
+    assert encoder.training
+    assert all(weight.grad is None for weight in encoder.parameters())
+    assert read.count("test") == 1
+
+
+def test_finetune_learns_the_task_and_reads_the_test_split_once(data, bench, vit):
+    read = []
+    evaluation = data.evaluation_loader
+    data.evaluation_loader = lambda split, *rest, **named: read.append(split) or evaluation(split, *rest, **named)
+    before = vit.net.blocks[0].attn.qkv.weight.clone()
+    protocol = FineTune(torch.optim.AdamW, epochs=2, min_steps=25, batch_size=16, drop_path=0.1, mix=0.5, base_lr=8e-3)
+    metrics = protocol(vit, data, bench)
+    assert metrics["accuracy"] > 0.6
+    assert metrics["steps"] == 25
+    assert not torch.equal(before, vit.net.blocks[0].attn.qkv.weight)
+    assert read.count("test") == 1
+
+
+def test_the_probe_of_a_random_encoder_is_the_same_for_the_same_seed(data, bench, spec):
+    accuracies = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        encoder = TimmEncoder(spec, "resnet18")
+        accuracies.append(LinearProbe()(encoder, data, bench))
+    assert accuracies[0] == accuracies[1]
+
+
+def test_the_strength_is_chosen_on_validation_by_value():
+    torch.manual_seed(0)
+    train, val = np.random.default_rng(0).normal(size=(2, 60, 4))
+    labels = (train[:, 0] > 0).astype(int), (val[:, 0] > 0).astype(int)
+    strength, accuracy = LinearProbe(strengths=(1e-9, 1.0)).choose(train, labels[0], val, labels[1])
+    assert strength == 1.0
+    assert accuracy > 0.9
+
+
+def test_the_quick_probe_never_touches_the_test_split(data, vit):
+    data.splits = {split: data.splits[split] for split in ("train", "val")}
+    features, accuracy = validation_probe(vit, data, bank=30, queries=12)
+    assert features.shape == (12, 192)
+    assert 0 <= accuracy <= 1
+
+
+def test_tasks_that_are_none(tmp_path, pictures, data, bench, vit):
+    with pytest.raises(BadInput, match="k=500 neighbours"):
+        KNN(k=500)(vit, data, bench)
+    one = ImageFolder(str(pictures / "train"), batch_size=4)
+    one.splits = {name: split.subset(np.flatnonzero(split.labels == 0)) for name, split in one.splits.items()}
+    with pytest.raises(BadInput, match="one class only"):
+        check_task(one)
+    unlabelled = ImageFolder(str(pictures / "train" / "red"), batch_size=4)
+    with pytest.raises(BadInput, match="no labels"):
+        check_task(unlabelled)
