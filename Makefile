@@ -1,13 +1,24 @@
-# Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
+# Needs python3 (3.11 or newer) and make; everything else is installed into .venv, from constraints.txt.
 PYTHON := .venv/bin/python
+DEMO := outputs/demo
 .PHONY: demo test lint
+comma := ,
 
-# what installing depends on: after a change of these files it is done again
+# installed again when what it depends on changes
 .venv/installed-%: pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(subst +,$(,),$*)]"
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(subst +,$(comma),$*)]"
 	touch $@
-, := ,
 
 demo: .venv/installed-demo ## pre-train on the embedded pictures, transfer, print one table
-	$(PYTHON) train.py -m objective=supervised,mae,simclr +experiment=demo
+	rm -rf $(DEMO)
+	$(PYTHON) train.py -m objective=supervised,mae,simclr experiment=demo hydra.sweep.dir=$(DEMO)
+	$(PYTHON) finetune.py -m checkpoint=none,$(DEMO)/supervised,$(DEMO)/mae,$(DEMO)/simclr transfer=knn,linear outputs=$(DEMO)
+	$(PYTHON) compare.py report=$(DEMO)
+
+test: .venv/installed-demo+dev ## everything but what is marked long
+	$(PYTHON) -m pytest -m "not long"
+
+lint: .venv/installed-demo+dev
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .

@@ -73,6 +73,7 @@ def main(config: DictConfig) -> float:
         trainer.global_rank,
         trainer.world_size,
     )
+    run.claim()
     run.announce(module, data.spec, flops, resolved)
     trainer.fit(module, loader, ckpt_path=run.resume_point, weights_only=True)
     return run.finish(module, data.spec, budget, flops, resolved, progress, monitors)

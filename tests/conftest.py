@@ -1,6 +1,7 @@
 """Small things that many tests need: pictures on disk, an opened tiny data set, tiny encoders, real commands."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 
 from datamodules.image_folder import ImageFolder
 from datamodules.spec import DataSpec
@@ -77,6 +79,26 @@ def command(script: str, *words: str, cwd: Path, timeout: int = 300) -> subproce
         timeout=timeout,
         env=os.environ | {"PYTHONWARNINGS": "default"},
     )
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd):
+    """Run a command in this process, which has everything imported already: (script, *words) -> as `command` returns."""
+
+    def run(script: str, *words: str) -> subprocess.CompletedProcess:
+        GlobalHydra.instance().clear()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *words])
+        capfd.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as ending:
+            code = ending.code
+        output = capfd.readouterr()
+        return subprocess.CompletedProcess([script, *words], code, output.out + output.err)
+
+    return run
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:

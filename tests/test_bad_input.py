@@ -38,44 +38,46 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (COMPARE, ["report=nowhere"], "not a folder"),
     ],
 )
-def test_one_line_says_what_is_wrong(tmp_path, script, words, expected):
-    line = error_line(command(script, *words, cwd=tmp_path))
+def test_one_line_says_what_is_wrong(here, script, words, expected):
+    line = error_line(here(script, *words))
     assert re.search(expected, line), line
     assert len(line) < 700
 
 
-def test_data_that_cannot_be_used(tmp_path, pictures):
+@pytest.mark.parametrize(
+    ("script", "words", "expected"),
+    [(TRAIN, ["objective=simclt"], "did you mean simclr"), (FINETUNE, ["checkpoint=nowhere"], "neither a run folder")],
+)
+def test_the_same_from_a_shell(tmp_path, script, words, expected):
+    assert expected in error_line(command(script, *words, cwd=tmp_path))
+
+
+def test_data_that_cannot_be_used(here, tmp_path, pictures):
     empty = tmp_path / "empty"
     empty.mkdir()
     for root, expected in ((empty, "holds no pictures"), (tmp_path / "missing", "does not exist")):
-        line = error_line(command(TRAIN, "datamodule=image_folder", f"datamodule.root={root}", cwd=tmp_path))
+        line = error_line(here(TRAIN, "datamodule=image_folder", f"datamodule.root={root}"))
         assert expected in line
-    line = error_line(command(TRAIN, "datamodule=cifar10", f"datamodule.root={empty}", cwd=tmp_path))
+    line = error_line(here(TRAIN, "datamodule=cifar10", f"datamodule.root={empty}"))
     assert "'cifar10' is not in datamodule.root=" in line
     unlabelled = f"datamodule.root={pictures / 'train' / 'red'}"
-    line = error_line(
-        command(TRAIN, "objective=supervised", "datamodule=image_folder", unlabelled, "datamodule.batch_size=4", cwd=tmp_path)
-    )
+    line = error_line(here(TRAIN, "objective=supervised", "datamodule=image_folder", unlabelled, "datamodule.batch_size=4"))
     assert "needs labels" in line
-    line = error_line(
-        command(FINETUNE, "checkpoint=none", "datamodule=image_folder", unlabelled, "datamodule.batch_size=4", cwd=tmp_path)
-    )
+    line = error_line(here(FINETUNE, "checkpoint=none", "datamodule=image_folder", unlabelled, "datamodule.batch_size=4"))
     assert "no labels" in line
 
 
-def test_a_data_set_in_which_nothing_can_be_read(tmp_path):
+def test_a_data_set_in_which_nothing_can_be_read(here, tmp_path):
     for i in range(30):
         (tmp_path / "pictures" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "pictures" / f"class{i % 2}" / f"{i}.jpg").write_bytes(b"\xff\xd8 not a picture")
-    line = error_line(
-        command(TRAIN, "datamodule=image_folder", "datamodule.root=pictures", "datamodule.batch_size=4", cwd=tmp_path)
-    )
+    line = error_line(here(TRAIN, "datamodule=image_folder", "datamodule.root=pictures", "datamodule.batch_size=4"))
     assert "can be read" in line
 
 
-def test_checkpoints_that_do_not_fit_or_are_unsafe(tmp_path):
+def test_checkpoints_that_do_not_fit_or_are_unsafe(here, tmp_path):
     torch.save({"headstart": {}, "state_dict": PIL.Image.new("RGB", (2, 2))}, tmp_path / "object.ckpt")
     (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04 cut")
     for name, expected in (("object.ckpt", "could run code"), ("cut.ckpt", "cannot be read|refused")):
-        line = error_line(command(FINETUNE, f"checkpoint={name}", cwd=tmp_path))
+        line = error_line(here(FINETUNE, f"checkpoint={name}"))
         assert re.search(expected, line), line

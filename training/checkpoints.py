@@ -52,7 +52,7 @@ class Checkpoints(L.Callback):
 
     def save(self, trainer: L.Trainer, module: Pretraining) -> None:
         """Write under another name, sync, then rename: whatever happens, a whole checkpoint stands under `last.ckpt`."""
-        module.stop_if_not_finite()
+        module.stop_if_not_finite(weights=True)
         part = self.folder / "last.ckpt.part"
         trainer.save_checkpoint(part)
         if trainer.is_global_zero:

@@ -50,12 +50,17 @@ class Pretraining(L.LightningModule):
             self.stop_if_not_finite()
         return outcome.loss
 
-    def stop_if_not_finite(self) -> None:
-        """Raises RunStopped when the last loss is NaN or infinite."""
-        if not torch.isfinite(self.loss):
+    def stop_if_not_finite(self, weights: bool = False) -> None:
+        """Raise RunStopped when the last loss, or on request a weight after the last update, is NaN or infinite."""
+        what = None if torch.isfinite(self.loss) else f"the loss is {self.loss.item()}"
+        if what is None and weights:
+            broken = (name for name, weight in self.objective.named_parameters() if not torch.isfinite(weight).all())
+            name = next(broken, None)
+            what = None if name is None else f"the weights '{name}' are no longer finite"
+        if what is not None:
             raise RunStopped(
-                f"the loss is {self.loss.item()} at step {self.global_step} of {self.num_steps}, "
-                f"learning rate {self.lr:.2g}; try a smaller optimizer.base_lr or optimizer.clip_norm=1",
+                f"{what} at step {self.global_step} of {self.num_steps}, learning rate {self.lr:.2g}; "
+                f"try a smaller optimizer.base_lr or optimizer.clip_norm=1",
                 exit_code=1,
             )
 

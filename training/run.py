@@ -43,27 +43,42 @@ class Run:
 
     @classmethod
     def open(cls, config: dict[str, Any], folder: str | Path) -> "Run":
-        """Start a new run in `folder`, or with `resume` set go on with that run as it was configured.
+        """A new run in `folder`, or with `resume` set that run, as it was configured.
 
         On resume only the nodes `trainer` (speed) and `monitor` are taken from the new command line.
 
         Raises:
-            BadInput: the folder holds a run already, cannot be written, or has nothing to resume from.
+            BadInput: the folder holds a run already, or has nothing to resume from.
         """
         if config["resume"] is not None:
             return cls._reopen(Path(config["resume"]), config)
         folder = Path(os.path.relpath(folder)) if Path(folder).is_relative_to(Path.cwd()) else Path(folder)
+        run = cls(folder, config)
+        if (folder / "config.yaml").exists():
+            raise run._taken()
+        return run
+
+    def claim(self) -> None:
+        """Write `config.yaml`, once all is built and nothing can be refused any more; two runs never share a folder.
+
+        Raises:
+            BadInput: another run was faster, or the folder cannot be written.
+        """
+        if self.resume_point is not None:
+            return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / "config.yaml", "x", encoding="utf-8") as file:  # "x": two runs never share a folder
-                yaml.safe_dump(config, file, sort_keys=False)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.folder / "config.yaml", "x", encoding="utf-8") as file:
+                yaml.safe_dump(self.config, file, sort_keys=False)
         except FileExistsError as error:
-            raise BadInput(
-                f"'{folder}' holds a run already; go on with it by resume={folder} or give another hydra.run.dir"
-            ) from error
+            raise self._taken() from error
         except OSError as error:
-            raise BadInput(f"run folder '{folder}' cannot be written: {error.strerror}") from error
-        return cls(folder, config)
+            raise BadInput(f"run folder '{self.folder}' cannot be written: {error.strerror}") from error
+
+    def _taken(self) -> BadInput:
+        return BadInput(
+            f"'{self.folder}' holds a run already; go on with it by resume={self.folder} or give another hydra.run.dir"
+        )
 
     @classmethod
     def _reopen(cls, folder: Path, config: dict[str, Any]) -> "Run":
