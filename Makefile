@@ -13,7 +13,8 @@ comma := ,
 demo: .venv/installed-demo ## pre-train on the embedded pictures, transfer, print one table
 	rm -rf $(DEMO)
 	$(PYTHON) train.py -m objective=supervised,mae,simclr experiment=demo hydra.sweep.dir=$(DEMO)
-	$(PYTHON) finetune.py -m checkpoint=none,$(DEMO)/supervised,$(DEMO)/mae,$(DEMO)/simclr transfer=knn,linear outputs=$(DEMO)
+	$(PYTHON) finetune.py -m checkpoint=$(DEMO)/supervised,$(DEMO)/mae,$(DEMO)/simclr transfer=knn,linear outputs=$(DEMO)
+	$(PYTHON) finetune.py -m checkpoint=none transfer=knn,linear outputs=$(DEMO) model=vit_t model.depth=6 datamodule=emoji datamodule.image_size=32
 	$(PYTHON) compare.py report=$(DEMO)
 
 test: .venv/installed-demo+dev ## everything but what is marked long

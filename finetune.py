@@ -1,5 +1,6 @@
 """Transfer: a run's encoder -> one protocol on one labelled task -> result."""
 
+import os
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def main(config: DictConfig) -> float:
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     choices = HydraConfig.get().runtime.choices
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     seed = settings["seed"]
     torch.manual_seed(seed)
 

@@ -50,7 +50,7 @@ def accuracy_table(results: list[Result]) -> Table:
         row.setdefault(_column(result), []).append(result)
     table = Table(title="test accuracy, %", title_justify="left")
     for name in ("objective", "model", "data", *columns, "samples", "FLOPs", "seconds"):
-        table.add_column(name, justify="left" if name in ("objective", "model", "data") else "right")
+        table.add_column(name, justify="left" if name in ("objective", "model", "data") else "right", no_wrap=True)
     for key in sorted(rows, key=lambda key: (key[0] not in BASELINES, key)):
         cells = [_accuracy(rows[key].get(column, [])) for column in columns]
         spent = next(iter(rows[key].values()))[0].budget_spent

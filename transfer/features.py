@@ -1,13 +1,18 @@
 """Frozen features of a split: eval mode, evaluation view, no gradient, each picture once."""
 
+from collections.abc import Iterable
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from rich import get_console
 from rich.progress import track
 from torch import Tensor, nn
 
 from datamodules.images import ImageData, batches
 from models.encoder import Encoder
+
+Step = TypeVar("Step")
 
 
 @contextmanager
@@ -20,6 +25,11 @@ def frozen(module: nn.Module):
             yield module
     finally:
         module.train(training)
+
+
+def watched(steps: Iterable[Step], description: str, total: int | None = None) -> Iterable[Step]:
+    """The same steps with a progress bar, on a terminal; in a log file it would be noise."""
+    return track(steps, description, total, transient=True) if get_console().is_terminal else steps
 
 
 def extract(
@@ -35,7 +45,7 @@ def extract(
     features, labels = [], []
     loader = data.evaluation_loader(split, limit, workers)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    shown = track(batches(loader), f"features of {split}", len(loader), transient=True, disable=limit is not None)
+    shown = batches(loader) if limit is not None else watched(batches(loader), f"features of {split}", len(loader))
     with frozen(encoder), torch.autocast(parameter.device.type, half or torch.bfloat16, enabled=half is not None):
         for batch in shown:
             images = encoder.normalise(batch["image"].to(parameter.device))
