@@ -8,6 +8,7 @@ Shapes: B samples, V views, C channels, H = W image size.
 
 import copy
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -260,12 +261,13 @@ def _worker_settings(workers: int) -> dict[str, Any]:
         "num_workers": workers,
         "prefetch_factor": 4,
         "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _one_thread,
+        "worker_init_fn": _prepare_worker,
     }
 
 
-def _one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
     torch.set_num_threads(1)  # decoding is parallel over workers; more threads each would only fight
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training process answers it
 
 
 def batches(loader: DataLoader) -> Iterator[dict[str, Tensor]]:

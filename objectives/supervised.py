@@ -62,9 +62,10 @@ class Supervised(Objective):
         return self.head(self.encoder(self.encoder.normalise(images)).pooled)
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """The augmented pictures, four a row."""
+        """The augmented pictures, up to four a row."""
         views = batch["views"][:, 0].float().div(255)
-        return {"views": tile(views[: len(views) // 4 * 4].unflatten(0, (-1, 4)))}
+        columns = min(4, len(views))
+        return {"views": tile(views[: len(views) // columns * columns].unflatten(0, (-1, columns)))}
 
 
 def mix_pairs(images: Tensor, target: Tensor, draw: Draw, probability: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, command
+from conftest import ROOT, command, error_line
 
 from conf import CONF
 from datamodules import torchvision_sets
@@ -124,7 +124,18 @@ def test_every_model_runs(tmp_path, pictures, objective, models, more):
 
 
 def test_the_models_above_are_all_there_are():
-    assert choices("model") == {"vit_t", "vit_s", "vit_b", "vit_l", "resnet18", "resnet50", "timm"}
+    assert choices("model") == {"vit_t", "vit_s", "vit_b", "vit_l", "resnet18", "resnet50", "timm", "pixels"}
+
+
+def test_pixels_are_a_baseline_for_transfer_only(here, pictures):
+    done = here(
+        "finetune.py", "checkpoint=none", "model=pixels", "transfer=linear", *folder_of(pictures), "datamodule.batch_size=8"
+    )
+    assert done.returncode == 0, done.stdout
+    assert "linear of random" in done.stdout
+    assert "nothing to pre-train" in error_line(
+        here("train.py", "objective=simclr", "model=pixels", *folder_of(pictures), *SMALL)
+    )
 
 
 def test_every_optimizer_and_the_embedded_data_run(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import contextmanager
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -41,14 +42,14 @@ def extract(
         limit: take that many pictures, evenly spaced.
         precision: "fp32", "bf16" or "fp16", of the forward pass.
     """
-    parameter = next(encoder.parameters())
+    device = next(chain(encoder.parameters(), encoder.buffers())).device
     features, labels = [], []
     loader = data.evaluation_loader(split, limit, workers)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     shown = batches(loader) if limit is not None else watched(batches(loader), f"features of {split}", len(loader))
-    with frozen(encoder), torch.autocast(parameter.device.type, half or torch.bfloat16, enabled=half is not None):
+    with frozen(encoder), torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
         for batch in shown:
-            images = encoder.normalise(batch["image"].to(parameter.device))
+            images = encoder.normalise(batch["image"].to(device))
             features.append(encoder(images).pooled.float().cpu())
             labels.append(batch["label"])
     return torch.cat(features), torch.cat(labels)

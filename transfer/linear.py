@@ -14,6 +14,8 @@ from models.encoder import Encoder
 from transfer.features import extract, watched
 from transfer.protocol import Bench, scores
 
+SMALL = 10_000_000  # numbers in the feature matrix
+
 
 @dataclass(frozen=True)
 class LinearProbe:
@@ -61,9 +63,9 @@ class LinearProbe:
 def fit(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
     """Fit quietly: at weak L2 the classes are nearly separable, and the plateau is reached long before convergence.
 
-    On one thread: at these sizes an iteration takes a tenth of a millisecond, and waking a second thread costs more
+    Small tasks run on one thread: an iteration takes a tenth of a millisecond, and waking a second thread costs more
     (1,735 x 192, two cores: 0.5 s against 4.4 s).
     """
-    with warnings.catch_warnings(), threadpool_limits(1):
+    with warnings.catch_warnings(), threadpool_limits(1 if features.size < SMALL else None):
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features, labels)
