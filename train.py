@@ -50,7 +50,6 @@ def main(config: DictConfig) -> float:
 
     recipe = encoder.exported()[1]
     module = Pretraining(objective, optimization, num_steps, data.batch_size, seed, {"config": run.config, "encoder": recipe})
-    progress = ProgressLine()
     monitors = Monitors(
         data,
         validation_probe,
@@ -60,6 +59,7 @@ def main(config: DictConfig) -> float:
             picture_flops=forward_flops(encoder, first_batch),
         ),
     )
+    progress = ProgressLine(paused=lambda: monitors.seconds)
     checkpoints = Checkpoints(run.folder, run.config["trainer"]["checkpoint_every_steps"])
     trainer = build_trainer(
         run.config["trainer"], run.folder, num_steps, optimization.clip_norm, [progress, monitors, checkpoints]

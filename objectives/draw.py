@@ -42,11 +42,6 @@ class Draw:
             key = scramble(key + GOLDEN) ^ part
         self.key_B = scramble(key + GOLDEN)
 
-    @classmethod
-    def of_sample(cls, seed: int, epoch: int, index: int) -> "Draw":
-        """For one sample, as data workers need it: B = 1."""
-        return cls(seed, torch.tensor([epoch]), torch.tensor([index]))
-
     def bits(self, name: str, *shape: int) -> Tensor:
         """(B, *shape) int64, uniform over all 64-bit patterns; `name` says what for, so that choices are independent."""
         key_B = scramble(self.key_B ^ zlib.crc32(name.encode()))

@@ -11,8 +11,8 @@ from models.encoder import Encoder
 from objectives.draw import Draw
 
 Batch = dict[str, Tensor]
-View = Callable[[Image, int, int, int], Tensor]
-"""(picture, seed, epoch, index) -> (V, C, H, W) uint8: what a data worker does to one picture; must be picklable."""
+View = Callable[[list[Image], int, Tensor, Tensor], Tensor]
+"""(B pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8: what a data worker does; must be picklable."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Objective(nn.Module):
         self.encoder = encoder
 
     def views(self) -> View | None:
-        """What data workers do to one sample, or None for the plain evaluation view."""
+        """What data workers do to pictures, or None for the plain evaluation view."""
         return None
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:

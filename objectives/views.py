@@ -1,4 +1,4 @@
-"""What happens to one picture in a data worker: geometry. It is done where the picture is decoded, at its full size.
+"""What happens to pictures in a data worker: geometry. It is done where the picture is decoded, at its full size.
 
 Colour changes are in `photometry.py`: they work on whole batches, on the training device.
 """
@@ -34,17 +34,23 @@ class Crops:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
 
-    def __call__(self, picture: Image, seed: int, epoch: int, index: int) -> Tensor:
-        """(V, C, size, size) uint8."""
-        draw = Draw.of_sample(seed, epoch, index)
-        noise_V = draw.uniform("crop", self.num, 4 * ATTEMPTS)[0].tolist()
-        flips_V = (draw.uniform("flip", self.num)[0] < self.flip).tolist()
-        views = []
-        for noise, flipped in zip(noise_V, flips_V, strict=True):
-            box = crop_box(picture.width, picture.height, noise, self.scale, self.ratio)
-            view = picture.resize((self.size, self.size), Resampling.BICUBIC, box=box)
-            views.append(to_tensor(view.transpose(Transpose.FLIP_LEFT_RIGHT) if flipped else view))
-        return torch.stack(views)
+    def __call__(self, pictures: list[Image], seed: int, epoch: Tensor, index: Tensor) -> Tensor:
+        """(B, V, C, size, size) uint8, from B pictures and their (B,) epochs and indices."""
+        draw = Draw(seed, epoch, index)  # once a batch: drawing for each picture alone would cost more than decoding it
+        noise = draw.uniform("crop", self.num, 4 * ATTEMPTS).tolist()
+        flips = (draw.uniform("flip", self.num) < self.flip).tolist()
+        return torch.stack(
+            [
+                torch.stack([self._crop(picture, *choice) for choice in zip(n, f, strict=True)])
+                for picture, n, f in zip(pictures, noise, flips, strict=True)
+            ]
+        )
+
+    def _crop(self, picture: Image, noise: list[float], flipped: bool) -> Tensor:
+        box = crop_box(picture.width, picture.height, noise, self.scale, self.ratio)
+        view = picture.resize((self.size, self.size), Resampling.BICUBIC, box=box)
+        array = np.array(view.transpose(Transpose.FLIP_LEFT_RIGHT) if flipped else view)
+        return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
 def crop_box(
@@ -64,9 +70,3 @@ def crop_box(
     h = min(height, round(width / ratio[0]))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def to_tensor(picture: Image) -> Tensor:
-    """(C, H, W) uint8."""
-    array = np.array(picture)
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())

@@ -23,7 +23,7 @@ class Result:
         budget_asked: {"unit", "amount"}.
         budget_spent: {"steps", "samples", "epochs", "flops"}.
         parameters: {"encoder", "total"}: how many numbers are in the encoder, and in everything that was trained.
-        samples_per_second: of the training steps.
+        samples_per_second: of training, waiting for data included, monitors left out.
         seconds: wall-clock time of training, or of the whole protocol.
         peak_memory_bytes: of the process.
         metrics: name -> number; accuracies are shares in [0, 1].

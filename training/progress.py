@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -16,18 +17,22 @@ REFRESH = 0.2  # seconds
 class ProgressLine(L.Callback):
     """Loss, learning rate, samples/s and time left; it also times the run for the result.
 
+    Args:
+        paused: seconds that something else than training took so far, such as monitors.
+
     Attributes:
-        seconds: spent in training so far, monitors included.
-        samples_per_second: over the training steps, monitors excluded.
+        seconds: wall-clock time since the first step, everything included.
+        samples_per_second: over that time without the pauses, waiting for data included.
         losses: (step, loss) of each tenth of the run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, paused: Callable[[], float] = lambda: 0.0) -> None:
         self.console = Console(file=sys.stdout)
         self.bar: Progress | None = None
-        self.seconds, self.step_seconds, self.steps = 0.0, 0.0, 0
+        self.paused = paused
+        self.seconds, self.samples_per_second, self.steps = 0.0, 0.0, 0
         self.losses: list[tuple[int, float]] = []
-        self._began = self._batch_began = self._shown = 0.0
+        self._began = self._shown = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: Pretraining) -> None:
         self._began = time.perf_counter()
@@ -37,13 +42,11 @@ class ProgressLine(L.Callback):
             self.bar.start()
             self.task = self.bar.add_task("", total=module.num_steps, completed=trainer.global_step)
 
-    def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
-        self._batch_began = time.perf_counter()
-
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
         now = time.perf_counter()
-        self.step_seconds += now - self._batch_began
         self.steps += 1
+        training_seconds = now - self._began - self.paused()
+        self.samples_per_second = module.batch_size * self.steps / training_seconds
         step, last = trainer.global_step, trainer.global_step == module.num_steps
         tenth = max(1, module.num_steps // 10)
         if step % tenth == 0 or last or self.steps == 1:
@@ -55,14 +58,11 @@ class ProgressLine(L.Callback):
             self.bar.update(self.task, completed=step, description=self._status(module, step))
 
     def _status(self, module: Pretraining, step: int) -> str:
-        left = (module.num_steps - step) * self.step_seconds / self.steps
+        left = (module.num_steps - step) * module.batch_size / self.samples_per_second
         return (
-            f"loss {module.loss.item():.4f}  lr {module.lr:.2g}  {self.samples_per_second(module):.0f} samples/s"
+            f"loss {module.loss.item():.4f}  lr {module.lr:.2g}  {self.samples_per_second:.0f} samples/s"
             f"  {int(left) // 60}:{int(left) % 60:02d} left"
         )
-
-    def samples_per_second(self, module: Pretraining) -> float:
-        return module.batch_size * self.steps / self.step_seconds if self.step_seconds else 0.0
 
     def on_train_end(self, trainer: L.Trainer, module: Pretraining) -> None:
         self._stop()

@@ -146,7 +146,7 @@ class Run:
                 "flops": samples * flops,
             },
             parameters={"encoder": num_parameters(encoder), "total": num_parameters(module)},
-            samples_per_second=progress.samples_per_second(module),
+            samples_per_second=progress.samples_per_second,
             seconds=progress.seconds,
             peak_memory_bytes=peak_memory_bytes(),
             metrics=metrics,

@@ -89,7 +89,7 @@ def _quieten() -> None:
     for message in (
         ".*does not have many workers.*",
         ".*has arrived.*",
-        ".*mid-epoch.*",
+        ".*dataloader is not resumable.*",
         ".*treespec.*",
         ".*log_every_n_steps.*",
     ):

@@ -49,7 +49,7 @@ def extract(
     shown = batches(loader) if limit is not None else watched(batches(loader), f"features of {split}", len(loader))
     with frozen(encoder), torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
         for batch in shown:
-            images = encoder.normalise(batch["image"].to(device))
+            images = encoder.normalise(batch["views"][:, 0].to(device))
             features.append(encoder(images).pooled.float().cpu())
             labels.append(batch["label"])
     return torch.cat(features), torch.cat(labels)

@@ -77,6 +77,6 @@ def predict(objective: Supervised, data: ImageData, split: str) -> tuple[np.ndar
     predicted, labels = [], []
     with frozen(objective):
         for batch in batches(data.evaluation_loader(split)):
-            predicted.append(objective.classify(batch["image"].to(device)).argmax(1).cpu())
+            predicted.append(objective.classify(batch["views"][:, 0].to(device)).argmax(1).cpu())
             labels.append(batch["label"])
     return torch.cat(predicted).numpy(), torch.cat(labels).numpy()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from datamodules.image_folder import ImageFolder
-from datamodules.images import Pictures, batches, carve, stratified, to_channels
+from datamodules.images import batches, carve, stratified
+from datamodules.samples import Pictures, to_channels
 from errors import BadInput
 from objectives.views import Crops
 
@@ -34,7 +35,7 @@ def test_evaluation_takes_each_picture_once_and_labels_match(data):
     seen = torch.cat([batch["index"] for batch in data.evaluation_loader("test")])
     assert seen.tolist() == list(range(24))
     batch = next(iter(data.evaluation_loader("test")))
-    brightest = batch["image"].float().mean((2, 3)).argmax(1)  # red, green, blue
+    brightest = batch["views"][:, 0].float().mean((2, 3)).argmax(1)  # red, green, blue
     names = [data.spec.class_names[label] for label in batch["label"]]
     assert [("red", "green", "blue")[channel] for channel in brightest] == names
 

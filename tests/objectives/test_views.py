@@ -39,16 +39,26 @@ def test_a_picture_of_extreme_shape_falls_back_to_a_centred_crop():
     assert abs((left + right) / 2 - 500) <= 1
 
 
+def view(crops: Crops, picture: PIL.Image.Image, seed: int, epoch: int, index: int) -> torch.Tensor:
+    return crops([picture], seed, torch.tensor([epoch]), torch.tensor([index]))[0]
+
+
 def test_views_are_a_function_of_seed_epoch_and_index():
     picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
     crops = Crops(32, num=2)
-    views = crops(picture, 0, 0, 0)
+    views = view(crops, picture, 0, 0, 0)
     assert views.shape == (2, 3, 32, 32)
     assert views.dtype == torch.uint8
     assert not torch.equal(views[0], views[1])
-    assert torch.equal(views, crops(picture, 0, 0, 0))
+    assert torch.equal(views, view(crops, picture, 0, 0, 0))
     for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        assert not torch.equal(views, crops(picture, *other))
+        assert not torch.equal(views, view(crops, picture, *other))
+
+
+def test_a_picture_gets_the_same_views_in_any_batch():
+    pictures = [PIL.Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 40, 3), dtype=np.uint8)) for i in range(3)]
+    batch = Crops(32, num=2)(pictures, 0, torch.tensor([4, 4, 5]), torch.tensor([7, 8, 9]))
+    assert torch.equal(batch[2], view(Crops(32, num=2), pictures[2], 0, 5, 9))
 
 
 def test_half_of_the_views_are_flipped():
@@ -56,10 +66,10 @@ def test_half_of_the_views_are_flipped():
     array[:, 16:] = 255
     picture = PIL.Image.fromarray(array)
     whole = Crops(32, scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    flipped = sum(int(whole(picture, 0, 0, i)[0, 0, 0, 0] > 127) for i in range(1000))
+    flipped = sum(int(view(whole, picture, 0, 0, i)[0, 0, 0, 0] > 127) for i in range(1000))
     assert abs(flipped - 500) < 4 * 250**0.5
 
 
 def test_grey_pictures_stay_grey():
     picture = PIL.Image.fromarray(np.zeros((32, 32), np.uint8))
-    assert Crops(16)(picture, 0, 0, 0).shape == (1, 1, 16, 16)
+    assert view(Crops(16), picture, 0, 0, 0).shape == (1, 1, 16, 16)

@@ -1,0 +1,138 @@
+"""From stored pictures to a batch of tensors: decoding, colours, corrupt files, and what the objective wants done to each.
+
+Shapes: B samples, V views, C channels, H = W image size.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from PIL.Image import Image, Resampling
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from errors import BadInput
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split.
+
+    Attributes:
+        load: index -> picture as it is stored; picklable; raises on a corrupt file.
+        labels: (num,) class numbers, or None.
+        num: how many there are.
+    """
+
+    load: Callable[[int], Image]
+    num: int
+    labels: np.ndarray | None = None
+
+    def subset(self, indices: np.ndarray) -> "Pictures":
+        labels = None if self.labels is None else self.labels[indices]
+        return Pictures(_Reindexed(self.load, indices), len(indices), labels)
+
+
+@dataclass(frozen=True)
+class _Reindexed:
+    load: Callable[[int], Image]
+    indices: np.ndarray
+
+    def __call__(self, index: int) -> Image:
+        return self.load(int(self.indices[index]))
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """The view without chance: the shorter side resized to `size`, the centre cropped."""
+
+    size: int
+
+    def __call__(self, pictures: list[Image], seed: int, epoch: Tensor, index: Tensor) -> Tensor:
+        """(B, 1, C, size, size) uint8."""
+        return torch.stack([pixels(self._centre(picture)) for picture in pictures])[:, None]
+
+    def _centre(self, picture: Image) -> Image:
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        if picture.size == (self.size, self.size):
+            return picture
+        return picture.resize((self.size, self.size), Resampling.BICUBIC, box=(left, top, left + side, top + side))
+
+
+class Samples(Dataset):
+    """A list of (epoch, index) -> one batch; without state, so the number of workers changes nothing.
+
+    Args:
+        pictures: one split.
+        channels: 3, or 1.
+        view: (pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8.
+        seed: of the run, for the view.
+        substitute: in training, a corrupt picture is replaced by the next readable one, so that batches keep their size;
+            in evaluation it is left out.
+    """
+
+    def __init__(self, pictures: Pictures, channels: int, view: Callable[..., Tensor], seed: int, substitute: bool):
+        self.pictures, self.channels, self.view = pictures, channels, view
+        self.seed, self.substitute = seed, substitute
+        self.reported: set[int] = set()
+
+    def __getitems__(self, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
+        """{"views": (B, V, C, H, W) uint8, "label", "epoch", "index": (B,), "corrupt": how many were replaced}."""
+        found = [(pair, self._read(pair[1])) for pair in pairs]
+        found = [(pair, read) for pair, read in found if read is not None]
+        epoch, index = torch.tensor([pair for pair, _ in found], dtype=torch.long).reshape(-1, 2).unbind(1)
+        labels = self.pictures.labels
+        label = [-1 if labels is None else int(labels[source]) for _, (source, _) in found]
+        pictures = [picture for _, (_, picture) in found]
+        return {
+            "views": self.view(pictures, self.seed, epoch, index) if pictures else torch.empty(0, dtype=torch.uint8),
+            "label": torch.tensor(label, dtype=torch.long),
+            "epoch": epoch,
+            "index": index,
+            "corrupt": torch.tensor(sum(source != pair[1] for pair, (source, _) in found)),
+        }
+
+    def _read(self, index: int) -> tuple[int, Image] | None:
+        num_attempts = min(100, self.pictures.num) if self.substitute else 1
+        for attempt in range(num_attempts):
+            source = (index + attempt) % self.pictures.num
+            try:
+                return source, to_channels(self.pictures.load(source), self.channels)
+            except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+                if source not in self.reported:  # once, not once an epoch
+                    self.reported.add(source)
+                    log.warning("corrupt picture %d skipped: %s", source, " ".join(str(error).split())[:120])
+        if self.substitute:
+            raise BadInput(f"{num_attempts} pictures in a row cannot be read, from number {index} on")
+        return None
+
+
+def whole_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For the loader: `Samples` makes whole batches, there is nothing left to collate."""
+    return batch
+
+
+def pixels(picture: Image) -> Tensor:
+    """(C, H, W) uint8."""
+    array = np.array(picture)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def to_channels(picture: Image, channels: int) -> Image:
+    """RGB or grey, from palettes, 16 bits, CMYK and transparency (laid on white)."""
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if picture.mode in ("RGBA", "LA", "PA"):
+        picture = picture.convert("RGBA")
+        white = PIL.Image.new("RGBA", picture.size, "white")
+        picture = PIL.Image.alpha_composite(white, picture)
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        picture = PIL.Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
+    picture.load()
+    return picture.convert("RGB" if channels == 3 else "L")
