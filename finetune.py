@@ -14,10 +14,11 @@ from conf.command import command
 @command
 @hydra.main(config_path="conf", config_name="finetune", version_base="1.3")
 def main(config: DictConfig) -> float:
-    """One transfer run; returns the test accuracy."""
+    """One transfer run; returns the test score."""
     import torch
     from hydra.core.hydra_config import HydraConfig
 
+    from training.fitting import modality
     from training.trainer import prepare_speed
     from transfer.protocol import Bench, check_task
     from transfer.source import Source, finish
@@ -28,8 +29,9 @@ def main(config: DictConfig) -> float:
     seed = settings["seed"]
     torch.manual_seed(seed)
 
-    source = Source.find(settings["checkpoint"], settings["outputs"], settings.get("model"), choices.get("model"))
-    data = build(source.data_settings(settings.get("datamodule")))
+    kind = modality("datamodule", choices["datamodule"]) if choices.get("datamodule") else "image"
+    source = Source.find(settings["checkpoint"], settings["outputs"], settings.get("model"), choices.get("model"), kind)
+    data = source.open_task(settings.get("datamodule"))
     check_task(data)
     data = data.with_label_fraction(settings["label_fraction"], seed)
     encoder = source.encoder or build(source.model_settings, spec=data.spec)

@@ -19,7 +19,7 @@ def main(config: DictConfig) -> float:
 
     from training.budget import Budget
     from training.checkpoints import Checkpoints
-    from training.fitting import check_fit, check_needs
+    from training.fitting import check_fit, check_needs, face
     from training.flops import forward_flops, sample_flops
     from training.monitors import Monitors, affordable_probes
     from training.pretraining import Pretraining
@@ -36,7 +36,7 @@ def main(config: DictConfig) -> float:
     seed = run.config["seed"]
     torch.manual_seed(seed)
 
-    data = build(run.config["datamodule"])
+    data = face(run.config["names"], build(run.config["datamodule"]))
     encoder = build(run.config["model"], spec=data.spec)
     check_needs(run.config["names"], encoder, data.spec)
     objective = build(run.config["objective"], encoder=encoder, spec=data.spec)

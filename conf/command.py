@@ -20,6 +20,7 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
     @functools.wraps(main)
     def run() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that the line below is ours
+        sys.argv[1:] = settle_late(sys.argv[1:])
         try:
             main()
         except BadInput as error:
@@ -35,6 +36,33 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
             _exit(line, 2)
 
     return run
+
+
+def settle_late(words: list[str]) -> list[str]:
+    """A command line on which settings below a group hold for every job of a sweep over groups.
+
+    Hydra first composes a sweep without its swept groups, and would refuse `model.width=64` in
+    `-m objective=mlm,rtd model.width=64`, because the default objective's model has no width. A sweep over one value says the
+    same and is looked at only in the jobs.
+    """
+    groups = _groups()
+    swept = any(word.partition("=")[0] in groups and "," in word.partition("=")[2] for word in words)
+    if not swept or not {"-m", "--multirun"} & set(words):
+        return words
+    return [
+        f"{key}=choice({value})" if key.partition(".")[0] in groups and "." in key and _is_plain(value) else word
+        for word in words
+        for key, _, value in [word.partition("=")]
+    ]
+
+
+def _is_plain(value: str) -> bool:
+    """Whether an override gives one value: not a sweep already."""
+    return bool(value) and not re.match(r"\w+\(", value) and ("," not in value or value[0] in "[{'\"")
+
+
+def _groups() -> set[str]:
+    return {path.name for path in CONF.iterdir() if path.is_dir()}
 
 
 def _exit(line: str, code: int) -> None:
@@ -67,8 +95,7 @@ def _keys_at(parent: str) -> list[str]:
     from omegaconf import DictConfig, OmegaConf
 
     name = Path(sys.argv[0]).stem
-    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in groups and "," not in word]
+    chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in _groups() and "," not in word]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(name, overrides=chosen)

@@ -113,11 +113,6 @@ class Samples(Dataset):
         return None
 
 
-def whole_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """For the loader: `Samples` makes whole batches, there is nothing left to collate."""
-    return batch
-
-
 def pixels(picture: Image) -> Tensor:
     """(C, H, W) uint8."""
     array = np.array(picture)

@@ -1,6 +1,12 @@
 """What a data set is, known only after it has been opened. Encoders and objectives are built from it, never from guesses."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # image data need no tokenizer library
+    from datamodules.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -13,7 +19,11 @@ class DataSpec:
         num_train: samples in the training split.
         image_size: side of the square pictures that the loaders give, in pixels.
         channels: colour channels of a picture (3, or 1 for grey sets).
-        class_names: the names of the classes in label order; empty for unlabelled data.
+        class_names: the names of the classes in label order; empty for unlabelled data and for regression.
+        block_length: tokens a row of the text that is pre-trained on.
+        vocabulary: of text; what the ids in its batches mean.
+        bytes_per_token: UTF-8 bytes of the validation text for each of its tokens, for bits per byte.
+        selection: the metric on which choices are made and that a task reports first: "accuracy", "matthews" or "spearman".
     """
 
     name: str
@@ -22,6 +32,10 @@ class DataSpec:
     image_size: int = 0
     channels: int = 0
     class_names: tuple[str, ...] = ()
+    block_length: int = 0
+    vocabulary: Vocabulary | None = None
+    bytes_per_token: float = 0.0
+    selection: str = "accuracy"
 
     @property
     def num_classes(self) -> int:

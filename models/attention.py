@@ -47,6 +47,8 @@ def set_attention(module: nn.Module, kernel: str) -> None:
             layer.__class__ = XformersAttention if kernel == "xformers" else Attention
         if hasattr(layer, "fused_attn"):
             layer.fused_attn = kernel != "eager"
+        if hasattr(layer, "set_attn_implementation"):  # transformers' models
+            layer.set_attn_implementation("eager" if kernel == "eager" else "sdpa")
 
 
 class XformersAttention(Attention):
@@ -75,6 +77,8 @@ def kernels_used(module: nn.Module) -> set[str]:
             used.add("xformers")
         elif hasattr(layer, "fused_attn"):
             used.add("sdpa" if layer.fused_attn else "eager")
+        elif hasattr(layer, "set_attn_implementation"):
+            used.add(layer.config._attn_implementation)
     return used
 
 

@@ -32,7 +32,9 @@ class Encoder(nn.Module):
         width: D, of tokens and of the pooled vector.
         pretrained: whether the weights came from somewhere; objectives then leave their initialisation alone.
         drops_patches: whether `keep` works, that is, whether patches can be left out before the blocks.
-        num_patches: N on inputs of the size that the encoder was built for.
+        causal: whether tokens see only those before them.
+        num_tokens: that attention compares on inputs of the size that the encoder was built for; 0 without attention.
+        num_patches: N of a picture of the size that the encoder was built for.
         patch_size: side of a patch in pixels; 0 where there are no patches.
     """
 
@@ -40,6 +42,8 @@ class Encoder(nn.Module):
     width: int
     pretrained: bool = False
     drops_patches: bool = False
+    causal: bool = False
+    num_tokens: int = 0
     num_patches: int = 0
     patch_size: int = 0
 
@@ -56,13 +60,17 @@ class Encoder(nn.Module):
         """Stochastic depth of the blocks, `rate` at the last one; for fine-tuning."""
         raise NotImplementedError
 
-    def normalise(self, inputs: Tensor) -> Tensor:
-        """From what a data set delivers (uint8, or floats in [0, 1]) to what `forward` expects."""
+    def inputs(self, batch: dict[str, Tensor]) -> Any:
+        """From a batch of a data set (the first view of pictures, or tokens) to what `forward` expects."""
         raise NotImplementedError
 
-    def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Features:
-        """Encode normalised inputs; `keep` (B, K) holds the patches to keep, the others never enter the blocks."""
+    def forward(self, inputs: Any, keep: Tensor | None = None) -> Features:
+        """Encode `inputs(batch)`; `keep` (B, K) holds the patches to keep, the others never enter the blocks."""
         raise NotImplementedError
+
+    def readouts(self, inputs: Any) -> dict[str, Tensor]:
+        """Vectors (B, D) by name among which a frozen probe may choose, the encoder's own pooling first."""
+        return {"pooled": self(inputs).pooled}
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(weights under the source library's own names, what is needed to build the module again)."""

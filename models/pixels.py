@@ -30,8 +30,8 @@ class Pixels(Encoder):
     def set_drop_path(self, rate: float) -> None:
         """There are no blocks to drop."""
 
-    def normalise(self, inputs: Tensor) -> Tensor:
-        return inputs / self.highest if inputs.dtype == torch.uint8 else inputs
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["views"][:, 0] / self.highest
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Features:
         pixels_BD = inputs.flatten(1)

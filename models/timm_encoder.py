@@ -16,6 +16,7 @@ from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.encoder import Encoder, Features, take
 from models.positions import sincos_positions
+from models.weights import load_strictly
 
 SMALL_IMAGE = 64  # pixels; up to here a ResNet gets a 3x3 stem without max-pool, as CIFAR recipes do
 
@@ -32,6 +33,7 @@ class TimmEncoder(Encoder):
         positions: "learned" (as timm has them) or "sincos" (fixed); only vision transformers have a choice.
         pool: "avg" (mean of the patches) or "token" (the class token).
         drop_path: stochastic depth rate of the last block, rising linearly from 0 at the first.
+        settings: more arguments of `timm.create_model`.
 
     Raises:
         BadInput: unknown name, no patch size that fits, or weights that do not fit.
@@ -49,10 +51,11 @@ class TimmEncoder(Encoder):
         positions: str = "learned",
         pool: str = "avg",
         drop_path: float = 0.0,
+        settings: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.name, self.image_size, self.positions = name, spec.image_size, positions
-        self.arguments = _timm_arguments(name, spec, patch_size, depth, pool)
+        self.arguments = _timm_arguments(name, spec, patch_size, depth, pool) | (settings or {})
         self.pretrained = bool(pretrained)
         try:
             self.net = timm.create_model(name, pretrained=pretrained is True, num_classes=0, **self.arguments)
@@ -77,7 +80,7 @@ class TimmEncoder(Encoder):
         self.width = getattr(self.net, "head_hidden_size", self.net.num_features)
         self.drops_patches = hasattr(self.net, "_pos_embed") and hasattr(self.net, "blocks")
         self.patch_size = self.arguments.get("patch_size", 0)
-        self.num_patches = (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
+        self.num_patches = self.num_tokens = (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
         for statistic in ("mean", "std"):
             value = torch.tensor(self.net.pretrained_cfg[statistic])
             value = value if spec.channels == len(value) else value.mean().expand(spec.channels)
@@ -115,7 +118,11 @@ class TimmEncoder(Encoder):
         follows = name.startswith(("net.norm.", "net.fc_norm.", "net.head"))
         return len(self.blocks) + 1 if follows else 0
 
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.normalise(batch["views"][:, 0])
+
     def normalise(self, inputs: Tensor) -> Tensor:
+        """From what a data set delivers (uint8, or floats in [0, 1]) to what `forward` expects."""
         if inputs.dtype == torch.uint8:
             inputs = inputs.float().div_(255)
         return (inputs - self.mean) / self.std
@@ -169,25 +176,6 @@ def fitting_patch_size(image_size: int) -> int:
             f"set model.patch_size or datamodule.image_size (nearest: {near[0]}, {near[1]})"
         )
     return fitting(image_size)[0]
-
-
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str) -> None:
-    """Load weights that must fit exactly.
-
-    Raises:
-        BadInput: names or shapes differ; the first differences are named.
-    """
-    own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in weights]
-    wrong += [f"{name} is unexpected" for name in weights if name not in own]
-    wrong += [
-        f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and own[name].shape != weights[name].shape
-    ]
-    if wrong:
-        raise BadInput(f"the weights do not fit {what}: {'; '.join(wrong[:3])} ({len(wrong)} differences)")
-    module.load_state_dict(weights)
 
 
 def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, depth: int | None, pool: str) -> dict[str, Any]:

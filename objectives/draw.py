@@ -37,16 +37,25 @@ class Draw:
     """
 
     def __init__(self, seed: int, epoch: Tensor, index: Tensor):
+        self.seed, self.epoch, self.index = seed, epoch, index
         key = torch.full_like(index, seed)
         for part in (epoch, index):
             key = scramble(key + GOLDEN) ^ part
         self.key_B = scramble(key + GOLDEN)
 
+    def repeating(self, num_epochs: int) -> "Draw":
+        """The same choices again after every `num_epochs` epochs."""
+        return Draw(self.seed, self.epoch % num_epochs, self.index)
+
+    def head(self, num_samples: int) -> "Draw":
+        """The choices of the first samples alone."""
+        return Draw(self.seed, self.epoch[:num_samples], self.index[:num_samples])
+
     def bits(self, name: str, *shape: int) -> Tensor:
         """(B, *shape) int64, uniform over all 64-bit patterns; `name` says what for, so that choices are independent."""
         key_B = scramble(self.key_B ^ zlib.crc32(name.encode()))
         counter = torch.arange(1, math.prod(shape) + 1, device=key_B.device) * GOLDEN
-        return scramble(key_B[:, None] + counter).view(-1, *shape)
+        return scramble(key_B[:, None] + counter).view(len(key_B), *shape)
 
     def uniform(self, name: str, *shape: int) -> Tensor:
         """(B, *shape) float32 in [0, 1): 24 random bits each."""

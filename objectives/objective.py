@@ -28,6 +28,21 @@ class Outcome:
     report: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """How well held-out text is predicted.
+
+    Attributes:
+        kind: "bits_per_byte" of text that is generated, "pseudo_perplexity" of masked tokens, or "span_perplexity" of spans.
+        nats: sum over the targets.
+        num_targets: how many.
+    """
+
+    kind: str
+    nats: Tensor
+    num_targets: Tensor
+
+
 class Objective(nn.Module):
     """Owns its heads, decoders and teachers, and is given the encoder.
 
@@ -35,11 +50,13 @@ class Objective(nn.Module):
         modality: of the data and of the encoder.
         needs: batch keys it reads; "label" demands a labelled data set.
         drops_patches: whether the encoder must be able to leave patches out.
+        attention: what the encoder must have, "bidirectional" or "causal"; None takes any.
     """
 
     modality: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     drops_patches: ClassVar[bool] = False
+    attention: ClassVar[str | None] = None
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -59,3 +76,11 @@ class Objective(nn.Module):
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """What a person would look at: named images (C, H, W) in [0, 1], of a fixed small batch."""
         return {}
+
+    def texts(self, batch: Batch, draw: Draw) -> dict[str, str]:
+        """What a person would read: named markdown texts, of the same small batch."""
+        return {}
+
+    def likelihood(self, batch: Batch) -> Likelihood | None:
+        """How well a held-out batch is predicted, in a way that does not depend on the objective's own settings."""
+        return None

@@ -57,9 +57,9 @@ class Supervised(Objective):
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         return Outcome(loss, {"accuracy": (logits.detach().argmax(1) == label).float().mean()})
 
-    def classify(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) as the data set delivers them -> (B, classes) scores."""
-        return self.head(self.encoder(self.encoder.normalise(images)).pooled)
+    def classify(self, batch: Batch) -> Tensor:
+        """(B, classes) scores."""
+        return self.head(self.encoder(self.encoder.inputs(batch)).pooled)
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """The augmented pictures, up to four a row."""

@@ -71,6 +71,6 @@ def _column(result: Result) -> str:
 def _accuracy(results: list[Result]) -> str:
     if not results:
         return "-"
-    accuracies = [100 * result.metrics["accuracy"] for result in results]
+    accuracies = [100 * result.metrics[result.transfer.get("metric", "accuracy")] for result in results]
     spread = f" ± {stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
     return f"{mean(accuracies):.1f}{spread} ({len(accuracies)})"

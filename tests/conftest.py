@@ -1,5 +1,6 @@
-"""Small things that many tests need: pictures on disk, an opened tiny data set, tiny encoders, real commands."""
+"""Small things that many tests need: pictures on disk, an opened tiny data set, tiny encoders, token rows, real commands."""
 
+import itertools
 import os
 import runpy
 import subprocess
@@ -11,9 +12,13 @@ import PIL.Image
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from datamodules.image_folder import ImageFolder
 from datamodules.spec import DataSpec
+from datamodules.vocabulary import Vocabulary
+from models.text_encoder import TextEncoder
 from models.timm_encoder import TimmEncoder
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +73,50 @@ def image_batch(num: int = 6, views: int = 2, size: int = 32, seed: int = 0) -> 
     }
 
 
+def text_spec(block_length: int = 16, num_sentinels: int = 0) -> DataSpec:
+    """A WordPiece vocabulary of 5 special ids, 41 pieces that begin a word and 36 that continue one."""
+    letters, syllables = "abcdefghijklmnop", ["".join(pair) for pair in itertools.product("bdkmr", "aeio")]
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    pieces = [*special.values(), *".,;:!", *letters, *syllables, *("##" + piece for piece in (*letters, *syllables))]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(list(special.values()))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    vocabulary = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special), num_sentinels)
+    return DataSpec("syllables", "text", 100, block_length=block_length, vocabulary=vocabulary)
+
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+PIECES = range(5, 82)  # of `text_spec`, the ordinary ones
+
+
+def text_batch(num: int = 6, length: int = 16, seed: int = 0, epoch: int = 0) -> dict[str, torch.Tensor]:
+    """Rows of random pieces between [CLS] and [SEP]."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(PIECES.start, PIECES.stop, (num, length), generator=generator)
+    ids[:, 0], ids[:, -1] = CLS, SEP
+    return {"ids": ids, "epoch": torch.full((num,), epoch), "index": torch.arange(num)}
+
+
+def text_encoder(architecture: str, spec: DataSpec | None = None, seed: int = 0, **settings) -> TextEncoder:
+    """Two blocks of width 32, whose zero biases and unit norms are moved, so that a lost one shows."""
+    torch.manual_seed(seed)
+    shape = {"width": 32, "depth": 2, "heads": 2, "feedforward": 64} | settings
+    encoder = TextEncoder(spec or text_spec(), architecture, **shape)
+    jitter(encoder)
+    return encoder
+
+
+@torch.no_grad()
+def jitter(module: torch.nn.Module) -> None:
+    for weight in module.parameters():
+        if weight.ndim == 1:
+            weight += 0.1 * torch.randn_like(weight)
+
+
 def command(script: str, *words: str, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess:
     """Really run train.py or another command; the output of both streams is in `.stdout`."""
     return subprocess.run(
@@ -85,9 +134,9 @@ def command(script: str, *words: str, cwd: Path, timeout: int = 300) -> subproce
 def here(tmp_path, monkeypatch, capfd):
     """Run a command in this process, which has everything imported already: (script, *words) -> as `command` returns."""
 
-    def run(script: str, *words: str) -> subprocess.CompletedProcess:
+    def run(script: str, *words: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess:
         GlobalHydra.instance().clear()
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *words])
         capfd.readouterr()
         code = 0

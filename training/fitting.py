@@ -4,6 +4,7 @@ import importlib
 from functools import cache
 
 from conf import choices_of, read_choice
+from datamodules.contract import Data
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
@@ -35,9 +36,29 @@ def check_needs(names: dict[str, str], encoder: Encoder, spec: DataSpec) -> None
             f"objective={names['objective']} needs a model that can drop patches, which model={names['model']} cannot; "
             f"model choices that fit: {', '.join(fitting)}"
         )
+    if wanted.attention is not None and encoder.causal != (wanted.attention == "causal"):
+        fitting = [choice for choice in choices_of("model") if _is_causal(choice) is (wanted.attention == "causal")]
+        raise BadInput(
+            f"objective={names['objective']} needs a model with {wanted.attention} attention, which model={names['model']} has "
+            f"not; model choices that fit: {', '.join(fitting)}"
+        )
     if "label" in wanted.needs and spec.num_classes < 2:
         found = "one class only" if spec.num_classes else "none"
         raise BadInput(f"objective={names['objective']} needs labels of two classes or more; '{spec.name}' has {found}")
+
+
+def face(names: dict[str, str], data: Data) -> Data:
+    """What of the data an objective trains on: the labelled task of a corpus where it needs labels, else all of it."""
+    needs_labels = "label" in _class_of("objective", names["objective"]).needs
+    return data.task if needs_labels and data.task is not None else data
+
+
+def _is_causal(choice: str) -> bool | None:
+    """Whether a text model's attention is causal; None where that is not known from its file."""
+    from models.text_nets import CAUSAL
+
+    architecture = read_choice("model", choice).get("architecture")
+    return None if architecture is None else architecture in CAUSAL
 
 
 def modality(group: str, choice: str) -> str | None:
@@ -45,7 +66,12 @@ def modality(group: str, choice: str) -> str | None:
     return _class_of(group, choice).modality
 
 
+def class_at(target: str) -> type:
+    """The class that a `_target_` names."""
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 @cache
 def _class_of(group: str, choice: str) -> type:
-    module, _, name = read_choice(group, choice)["_target_"].rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    return class_at(read_choice(group, choice)["_target_"])

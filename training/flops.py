@@ -37,17 +37,22 @@ def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int
 
 
 def forward_flops(encoder: Encoder, batch: dict[str, Tensor]) -> float:
-    """FLOPs of one picture's forward pass through the encoder."""
+    """FLOPs of one sample's forward pass through the encoder."""
     trial = copy.deepcopy(encoder).eval()
     set_attention(trial, "eager")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        trial(trial.normalise(batch["views"][:1, 0]))
+        trial(trial.inputs(first_samples(batch, 1)))
     return float(counter.get_total_flops())
 
 
 def _count(objective: Objective, batch: dict[str, Tensor], num_samples: int) -> int:
-    part = {key: value[:num_samples] if value.ndim else value for key, value in batch.items()}
+    part = first_samples(batch, num_samples)
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
         objective(part, Draw(0, part["epoch"], part["index"])).loss.backward()
     objective.zero_grad(set_to_none=True)
     return counter.get_total_flops()
+
+
+def first_samples(batch: dict[str, Tensor], num_samples: int) -> dict[str, Tensor]:
+    """The batch cut to its first samples."""
+    return {key: value[:num_samples] if value.ndim else value for key, value in batch.items()}

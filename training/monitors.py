@@ -1,8 +1,9 @@
-"""What one looks at while a run goes on: pictures, collapse, and k-NN accuracy on the validation split.
+"""What one looks at while a run goes on: pictures and texts, collapse, k-NN accuracy and likelihood on the validation split.
 
 Monitors see the encoder in eval mode and without gradient; nothing here reaches the loss, the test split, or a draw.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from datamodules.images import ImageData
+from datamodules.contract import Data
 from models.encoder import Encoder
 from objectives.draw import Draw
+from objectives.objective import Objective
 from training.pretraining import Pretraining
 
 SCALARS_EVERY = 10  # steps
@@ -21,7 +23,7 @@ PICTURES = 8  # samples shown
 
 FEWEST = 96  # pictures of which a probe still says something
 
-Probe = Callable[[Encoder, ImageData, int, int], tuple[Tensor, float | None]]
+Probe = Callable[[Encoder, Data, int, int], tuple[Tensor, float | None]]
 """(encoder, data, bank, queries) -> (features (Q, D) of validation samples, k-NN accuracy or None without labels)."""
 
 
@@ -49,7 +51,7 @@ class Monitors(L.Callback):
         seconds: spent in monitors.
     """
 
-    def __init__(self, data: ImageData, probe: Probe, times: int, pictures: int):
+    def __init__(self, data: Data, probe: Probe, times: int, pictures: int):
         self.data, self.probe, self.times = data, probe, times
         self.queries, self.bank = pictures // 3, pictures - pictures // 3
         self.metrics: dict[str, float] = {}
@@ -80,17 +82,42 @@ class Monitors(L.Callback):
         sample, training = self._sample, module.training
         module.eval()
         with torch.no_grad():
-            pictures = module.objective.pictures(sample, Draw(module.seed, sample["epoch"], sample["index"]))
+            draw = Draw(module.seed, sample["epoch"], sample["index"])
+            pictures, texts = module.objective.pictures(sample, draw), module.objective.texts(sample, draw)
         module.train(training)
         for name, picture in pictures.items():
             trainer.logger.experiment.add_image(name, picture.float().cpu(), trainer.global_step)
+        for name, text in texts.items():
+            trainer.logger.experiment.add_text(name, text, trainer.global_step)
 
     def _probe(self, trainer: L.Trainer, module: Pretraining) -> None:
         features, accuracy = self.probe(module.objective.encoder, self.data, self.bank, self.queries)
         self.metrics = {"feature_std": feature_std(features), "rankme": rankme(features)}
         if accuracy is not None:
             self.metrics["val_knn_accuracy"] = accuracy
+        self.metrics |= held_out(module.objective, self.data, self.queries)
         trainer.logger.log_metrics({f"monitor/{name}": value for name, value in self.metrics.items()}, trainer.global_step)
+
+
+@torch.inference_mode()
+def held_out(objective: Objective, data: Data, num_samples: int) -> dict[str, float]:
+    """How well validation text is predicted: {"val_bits_per_byte" or "val_pseudo_perplexity" ...: number}, or {}.
+
+    Bits per byte count the bytes of the raw text, so they do not depend on the tokenizer.
+    """
+    if type(objective).likelihood is Objective.likelihood:
+        return {}
+    training, device = objective.training, next(objective.parameters()).device
+    objective.eval()
+    parts = [
+        objective.likelihood({name: value.to(device) for name, value in batch.items()})
+        for batch in data.evaluation_loader("val", num_samples)
+    ]
+    objective.train(training)
+    nats = float(sum(part.nats for part in parts)) / max(1, int(sum(part.num_targets for part in parts)))
+    kind = parts[0].kind
+    value = nats / math.log(2) / data.spec.bytes_per_token if kind == "bits_per_byte" else math.exp(nats)
+    return {f"val_{kind}": value}
 
 
 def feature_std(features_QD: Tensor) -> float:

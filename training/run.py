@@ -97,11 +97,16 @@ class Run:
         steps, batch = module.num_steps, module.batch_size
         encoder = module.objective.encoder
         patches = f", {encoder.num_patches} patches of {encoder.patch_size} px" if encoder.num_patches else ""
+        shape = (
+            f"blocks of {spec.block_length} tokens, vocabulary {spec.vocabulary.size:,}"
+            if spec.vocabulary is not None
+            else f"samples, {spec.image_size} px, {spec.num_classes} classes"
+        )
         lines = {
             "run": str(self.folder) + (f" (resumed at step {self.first_step})" if self.first_step else ""),
             "objective": f"{names['objective']}, {flops:.3g} FLOPs a sample",
             "model": f"{names['model']}, {num_parameters(encoder):,} parameters of {num_parameters(module):,} trained{patches}",
-            "data": f"{spec.name}, {spec.num_train:,} training samples, {spec.image_size} px, {spec.num_classes} classes",
+            "data": f"{spec.name}, {spec.num_train:,} training {shape}",
             "budget": f"{steps:,} steps x {batch} samples = {steps * batch / spec.num_train:.2f} epochs, "
             f"{steps * batch * flops:.3g} FLOPs",
             "lr": f"{recipe.base_lr:g} x batch {batch} / {REFERENCE_BATCH} = {recipe.peak_lr(batch):g}, "
@@ -129,7 +134,7 @@ class Run:
         if module.global_step != module.num_steps:
             raise RunStopped(f"training ended at step {module.global_step} of {module.num_steps}", exit_code=1)
         names, encoder = self.config["names"], module.objective.encoder
-        save_encoder(encoder, self.folder)
+        weights = save_encoder(encoder, self.folder)
         samples = module.num_steps * module.batch_size
         metrics = {"first_loss": progress.losses[0][1], "last_loss": progress.losses[-1][1], **monitors.metrics}
         result = Result(
@@ -144,7 +149,8 @@ class Run:
                 "samples": samples,
                 "epochs": samples / spec.num_train,
                 "flops": samples * flops,
-            },
+            }
+            | ({"tokens": samples * spec.block_length} if spec.block_length else {}),
             parameters={"encoder": num_parameters(encoder), "total": num_parameters(module)},
             samples_per_second=progress.samples_per_second,
             seconds=progress.seconds,
@@ -163,7 +169,7 @@ class Run:
         print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {progress.seconds:.0f} s", end="")
         print(f", {module.corrupt_samples} corrupt pictures replaced" if module.corrupt_samples else "")
         print("  ".join(f"{name} {value:.4g}" for name, value in monitors.metrics.items()))
-        print(f"result:  {path}\nencoder: {self.folder / 'encoder.safetensors'}")
+        print(f"result:  {path}\nencoder: {weights}")
         print(f"look:    tensorboard --logdir {self.folder / 'tensorboard'}")
         print(f"next:    python finetune.py checkpoint={self.folder} transfer=linear")
         return metrics.get("val_knn_accuracy", -metrics["last_loss"])

@@ -51,7 +51,7 @@ def prepare_speed(module: Objective | Encoder, settings: dict[str, Any]) -> dict
     """Set the attention kernel of an objective or encoder; returns what every `auto` became, for log and result."""
     device = device_type(settings["accelerator"])
     precision = resolve_precision(settings["precision"], device)
-    kernel, reason = choose_attention(settings["attention"], device, getattr(module, "encoder", module).num_patches)
+    kernel, reason = choose_attention(settings["attention"], device, getattr(module, "encoder", module).num_tokens)
     set_attention(module, kernel)
     attention = f"{kernel} ({reason})" if kernels_used(module) else "none (no attention layers)"
     return {"device": device, "precision": precision, "attention": attention}

@@ -7,16 +7,23 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from datamodules.images import ImageData, batches
+from datamodules.contract import Task
+from datamodules.loading import batches
 from models.attention import set_attention
 from models.encoder import Encoder
 from objectives.supervised import Supervised
+from objectives.supervised_text import SupervisedText
 from training.optimization import Optimization
 from training.pretraining import Pretraining
 from training.progress import ProgressLine
 from training.trainer import build_trainer, prepare_speed
 from transfer.features import frozen
 from transfer.protocol import Bench, scores
+
+USUAL = {  # He et al. 2022, table 9, at the size of an afternoon; Devlin et al. 2019, appendix A.3
+    "image": {"epochs": 10, "batch_size": 64, "base_lr": 2e-3, "label_smoothing": 0.1},
+    "text": {"epochs": 3, "batch_size": 32, "base_lr": 8e-4, "label_smoothing": 0.0},
+}
 
 
 @dataclass(frozen=True)
@@ -25,38 +32,44 @@ class FineTune:
 
     Attributes:
         algorithm: an optimiser class with its settings filled in.
-        epochs: over the labelled training pictures, at least `min_steps` steps.
+        epochs: over the labelled training samples, at least `min_steps` steps; None is what the modality usually takes,
+            as for `batch_size`, `base_lr` and `label_smoothing`.
         min_steps: so that a small label fraction is not left untrained.
         batch_size: samples a step, at most the number of labels.
         base_lr, weight_decay, layer_decay, warmup, clip_norm: as in `Optimization`.
-        label_smoothing, mix: as in the objective `supervised` (mix: Mixup and CutMix).
-        crop_scale: area range of the random resized crop.
-        drop_path: stochastic depth of the last block while fine-tuning.
+        label_smoothing: share of the target spread over all classes.
+        mix: Mixup and CutMix of pictures, as in the objective `supervised`.
+        crop_scale: area range of the random resized crop of pictures.
+        drop_path: stochastic depth of the last block while fine-tuning, or dropout where a backbone has that instead.
     """
 
     algorithm: Callable[..., Optimizer]
-    epochs: int = 10
+    epochs: int | None = None
     min_steps: int = 100
-    batch_size: int = 64
-    base_lr: float = 2e-3
+    batch_size: int | None = None
+    base_lr: float | None = None
     weight_decay: float = 0.05
     layer_decay: float = 0.75
     warmup: float = 0.1
     clip_norm: float | None = 1.0
-    label_smoothing: float = 0.1
+    label_smoothing: float | None = None
     mix: float = 0.0
     crop_scale: tuple[float, float] = (0.35, 1.0)
     drop_path: float = 0.1
 
-    def __call__(self, encoder: Encoder, data: ImageData, bench: Bench) -> dict[str, float]:
-        batch_size = min(self.batch_size, data.spec.num_train)
-        num_steps = max(self.min_steps, self.epochs * data.spec.num_train // batch_size)
-        objective = Supervised(encoder, data.spec, self.label_smoothing, self.crop_scale, self.mix)
+    def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
+        epochs, batch_size, base_lr, label_smoothing = (
+            value if (value := getattr(self, name)) is not None else usual for name, usual in USUAL[encoder.modality].items()
+        )
+        batch_size = min(batch_size, data.spec.num_train)
+        num_steps = max(self.min_steps, epochs * data.spec.num_train // batch_size)
+        if encoder.modality == "text":
+            objective = SupervisedText(encoder, data.spec, label_smoothing, self.drop_path)
+        else:
+            objective = Supervised(encoder, data.spec, label_smoothing, self.crop_scale, self.mix)
         encoder.set_drop_path(self.drop_path)
         prepare_speed(objective, bench.trainer)
-        optimization = Optimization(
-            self.algorithm, self.base_lr, self.weight_decay, self.warmup, self.clip_norm, self.layer_decay
-        )
+        optimization = Optimization(self.algorithm, base_lr, self.weight_decay, self.warmup, self.clip_norm, self.layer_decay)
         module = Pretraining(objective, optimization, num_steps, batch_size, bench.seed)
         trainer = build_trainer(bench.trainer, bench.folder, num_steps, self.clip_norm, [ProgressLine()])
         loader = data.train_loader(
@@ -64,19 +77,18 @@ class FineTune:
         )
         trainer.fit(module, loader)
         set_attention(objective, "sdpa")  # evaluation has no backward pass
-        validation = scores(*predict(objective, data, "val"), prefix="val_")
-        return scores(*predict(objective, data, "test")) | {
-            "val_accuracy": validation["val_accuracy"],
-            "steps": num_steps,
-        }
+        validation = scores(*predict(objective, data, "val"), data.spec, prefix="val_")
+        selected = f"val_{data.spec.selection}"
+        return scores(*predict(objective, data, "test"), data.spec) | {selected: validation[selected], "steps": num_steps}
 
 
-def predict(objective: Supervised, data: ImageData, split: str) -> tuple[np.ndarray, np.ndarray]:
+def predict(objective: Supervised | SupervisedText, data: Task, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, labels) over a split, each (n,)."""
     device = objective.head.weight.device
     predicted, labels = [], []
     with frozen(objective):
         for batch in batches(data.evaluation_loader(split)):
-            predicted.append(objective.classify(batch["views"][:, 0].to(device)).argmax(1).cpu())
+            found = objective.classify({name: value.to(device) for name, value in batch.items()}).cpu()
+            predicted.append(found.argmax(1) if data.spec.num_classes else found[:, 0])
             labels.append(batch["label"])
     return torch.cat(predicted).numpy(), torch.cat(labels).numpy()

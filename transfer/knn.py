@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.images import ImageData
+from datamodules.contract import Data, Task
 from errors import BadInput
 from models.encoder import Encoder
 from transfer.features import extract
@@ -23,16 +23,21 @@ def knn_predict(
 ) -> Tensor:
     """Predicted classes (Q,): neighbours by cosine similarity vote with weight exp(similarity / temperature).
 
+    With `num_classes` 0 the labels are scores, of which the prediction is the weighted mean.
+
     Raises:
         BadInput: the bank is smaller than k.
     """
     if k > len(bank_ND):
-        raise BadInput(f"transfer.k={k} neighbours cannot be found among {len(bank_ND)} labelled pictures")
+        raise BadInput(f"transfer.k={k} neighbours cannot be found among {len(bank_ND)} labelled samples")
     bank_ND = F.normalize(bank_ND, dim=1)
     predicted = []
     for chunk in F.normalize(query_QD, dim=1).split(CHUNK):
         similarity_QK, neighbour_QK = (chunk @ bank_ND.T).topk(k, dim=1)
         weight_QK = ((similarity_QK - 1) / temperature).exp()  # minus the largest possible: only ratios matter
+        if num_classes == 0:
+            predicted.append((weight_QK * bank_labels_N[neighbour_QK]).sum(1) / weight_QK.sum(1))
+            continue
         votes_QC = weight_QK.new_zeros(len(chunk), num_classes)
         votes_QC.scatter_add_(1, bank_labels_N[neighbour_QK], weight_QK)
         predicted.append(votes_QC.argmax(1))
@@ -51,25 +56,26 @@ class KNN:
     k: int = 20
     temperature: float = 0.07
 
-    def __call__(self, encoder: Encoder, data: ImageData, bench: Bench) -> dict[str, float]:
+    def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
         (train, train_labels), (val, val_labels), (test, labels) = (
             extract(encoder, data, split, workers=bench.trainer["workers"], precision=bench.precision)
             for split in ("train", "val", "test")
         )
         bank, bank_labels = torch.cat([train, val]), torch.cat([train_labels, val_labels])
         predicted = knn_predict(test, bank, bank_labels, data.spec.num_classes, self.k, self.temperature)
-        return scores(predicted.numpy(), labels.numpy())
+        return scores(predicted.numpy(), labels.numpy(), data.spec)
 
 
-def validation_probe(encoder: Encoder, data: ImageData, bank: int, queries: int) -> tuple[Tensor, float | None]:
-    """The quick look while training: some validation pictures against some of the training split.
+def validation_probe(encoder: Encoder, data: Data, bank: int, queries: int) -> tuple[Tensor, float | None]:
+    """The quick look while training: some validation samples against some of the training split.
 
     Returns:
         (features of the queries (Q, D), their k-NN accuracy or None without labels).
     """
-    query, labels = extract(encoder, data, "val", queries)
-    if data.spec.num_classes < 2:
-        return query, None
-    known, known_labels = extract(encoder, data, "train", bank)
-    predicted = knn_predict(query, known, known_labels, data.spec.num_classes, min(20, len(known)))
+    task = data.task
+    if task is None or task.spec.num_classes < 2:
+        return extract(encoder, data, "val", queries)[0], None
+    query, labels = extract(encoder, task, "val", queries)
+    known, known_labels = extract(encoder, task, "train", bank)
+    predicted = knn_predict(query, known, known_labels, task.spec.num_classes, min(20, len(known)))
     return query, float((predicted == labels).float().mean())

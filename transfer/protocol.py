@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from datamodules.images import ImageData
+from datamodules.contract import Task
+from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
 
@@ -32,11 +34,11 @@ class Bench:
 class TransferProtocol(Protocol):
     """What `conf/transfer/*.yaml` builds."""
 
-    def __call__(self, encoder: Encoder, data: ImageData, bench: Bench) -> dict[str, float]:
-        """Metrics by name; "accuracy" and "macro_f1" are on the test split, choices are made on the validation split."""
+    def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
+        """Metrics by name, on the test split; choices are made on the validation split, by the metric `spec.selection`."""
 
 
-def check_task(data: ImageData) -> None:
+def check_task(data: Task) -> None:
     """A task needs labels of at least two classes in its training split.
 
     Raises:
@@ -45,6 +47,8 @@ def check_task(data: ImageData) -> None:
     labels = data.splits["train"].labels
     if labels is None:
         raise BadInput(f"data set '{data.spec.name}' has no labels; transfer needs class folders or a labelled set")
+    if data.spec.num_classes == 0:
+        return  # scores instead of classes
     present = np.unique(labels)
     if len(present) < 2:
         raise BadInput(
@@ -52,9 +56,18 @@ def check_task(data: ImageData) -> None:
         )
 
 
-def scores(predicted: np.ndarray, labels: np.ndarray, prefix: str = "") -> dict[str, float]:
-    """Accuracy and macro-averaged F1, over the classes that occur in either argument."""
-    return {
-        f"{prefix}accuracy": float(accuracy_score(labels, predicted)),
-        f"{prefix}macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
-    }
+def scores(predicted: np.ndarray, labels: np.ndarray, spec: DataSpec, prefix: str = "") -> dict[str, float]:
+    """Accuracy and macro-averaged F1, over the classes that occur in either argument, and what else the task is judged by.
+
+    Where a task has no classes: the correlations of Spearman and Pearson.
+    """
+    if spec.num_classes == 0:
+        found = {"spearman": spearmanr(labels, predicted).statistic, "pearson": pearsonr(labels, predicted).statistic}
+    else:
+        found = {
+            "accuracy": accuracy_score(labels, predicted),
+            "macro_f1": f1_score(labels, predicted, average="macro", zero_division=0),
+        }
+        if spec.selection == "matthews":
+            found["matthews"] = matthews_corrcoef(labels, predicted)
+    return {f"{prefix}{name}": float(value) for name, value in found.items()}

@@ -6,15 +6,18 @@ from typing import Any
 
 import yaml
 
-from conf import read_choice
-from datamodules.images import ImageData
+from conf import build, choices_of, read_choice
+from datamodules.contract import Task
 from errors import BadInput
 from models.encoder import Encoder
 from models.export import build_encoder, load_encoder
 from reports.result import Result, read_result
 from training.checkpoints import read_checkpoint
+from training.fitting import class_at, modality
 from training.run import git_commit, peak_memory_bytes, read_config, versions
 
+LABELLED_TEXT = "datamodule=text_classification, glue or kjv"
+USUAL_MODEL = {"image": "vit_t", "text": "bert_mini"}
 RANDOM = "random"  # the name of the baseline in results and tables
 
 
@@ -42,15 +45,21 @@ class Source:
     cost: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def find(cls, checkpoint: str, outputs: str, model_settings: dict[str, Any] | None, model: str | None) -> "Source":
+    def find(
+        cls, checkpoint: str, outputs: str, model_settings: dict[str, Any] | None, model: str | None, kind: str
+    ) -> "Source":
         """The setting `checkpoint`: a run folder, a checkpoint file, "latest", or "none".
+
+        Args:
+            model_settings, model: the config node `model` and its name, for "none".
+            kind: modality of the data, which decides on the usual model for "none".
 
         Raises:
             BadInput: there is no such thing, it cannot be read, or it holds no encoder.
         """
         if checkpoint == "none":
             if model_settings is None:
-                model = "vit_t"
+                model = USUAL_MODEL[kind]
                 model_settings = read_choice("model", model)
             return cls("none", RANDOM, model, model_settings=model_settings)
         if model_settings is not None:
@@ -73,7 +82,7 @@ class Source:
 
     @classmethod
     def _from_file(cls, path: Path) -> "Source":
-        if path.name == "encoder.safetensors":
+        if path.name in ("encoder.safetensors", "encoder.json"):
             return cls._from_run(path.parent)
         checkpoint = read_checkpoint(path)
         prefix = "objective.encoder.net."
@@ -88,14 +97,31 @@ class Source:
         names = config["names"]
         return cls(name, names["objective"], names["model"], config["seed"], names["datamodule"], encoder, None, config, cost)
 
-    def data_settings(self, given: dict[str, Any] | None) -> dict[str, Any]:
-        """The config node `datamodule`: as given, else the run's own; pictures of the size that the encoder takes."""
+    def open_task(self, given: dict[str, Any] | None) -> Task:
+        """The labelled data to be judged on: as given, else the run's own; shaped as the encoder takes them.
+
+        Raises:
+            BadInput: of another modality than the encoder, or without labels.
+        """
         if given is None and not self.config:
             given = read_choice("datamodule", "emoji")
         settings = dict(given if given is not None else self.config["datamodule"])
-        if self.encoder is not None:
+        encoded = self.encoder.modality if self.encoder is not None else class_at(self.model_settings["_target_"]).modality
+        found = class_at(settings["_target_"]).modality
+        if found != encoded:
+            fitting = [choice for choice in choices_of("datamodule") if modality("datamodule", choice) == encoded]
+            raise BadInput(
+                f"model={self.model} is for {encoded}, the data for {found}; datamodules that fit: {', '.join(fitting)}"
+            )
+        late: dict[str, Any] = {}
+        if encoded == "text" and self.encoder is not None:
+            late["tokenizer"] = self.encoder.vocabulary
+        elif self.encoder is not None:
             settings["image_size"] = self.encoder.image_size
-        return settings
+        data = build({name: value for name, value in settings.items() if name not in late}, **late)
+        if data.task is None:
+            raise BadInput(f"data set '{data.spec.name}' has no labels; transfer needs a labelled one: {LABELLED_TEXT}")
+        return data.task
 
 
 def newest_run(outputs: Path) -> Path:
@@ -104,7 +130,7 @@ def newest_run(outputs: Path) -> Path:
     Raises:
         BadInput: there is none.
     """
-    encoders = sorted(outputs.rglob("encoder.safetensors"), key=lambda path: path.stat().st_mtime)
+    encoders = sorted(outputs.rglob("encoder.json"), key=lambda path: path.stat().st_mtime)
     if not encoders:
         raise BadInput(f"there is no finished run in '{outputs}' yet; start one: python train.py objective=mae")
     return encoders[-1].parent
@@ -115,13 +141,13 @@ def finish(
     settings: dict[str, Any],
     choices: dict[str, str | None],
     source: Source,
-    data: ImageData,
+    data: Task,
     encoder: Encoder,
-    metrics: dict[str, float],
+    metrics: dict[str, float | str],
     seconds: float,
     resolved: dict[str, str],
 ) -> float:
-    """Write `config.yaml` and `result.json`, print what was found; returns the test accuracy."""
+    """Write `config.yaml` and `result.json`, print what was found; returns the test score."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     protocol = choices["transfer"]
@@ -143,6 +169,7 @@ def finish(
             "protocol": protocol,
             "data": data.spec.name,
             "label_fraction": settings["label_fraction"],
+            "metric": data.spec.selection,
             "num_labels": data.num_labels,
             "num_test": data.splits["test"].num,
             "seed": settings["seed"],
@@ -150,8 +177,8 @@ def finish(
         },
     )
     path = result.write(folder)
-    shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    shown = "  ".join(f"{name} {value}" if isinstance(value, str) else f"{name} {value:.4g}" for name, value in metrics.items())
     print(f"{protocol} of {source.objective} ({source.name}) on {data.spec.name}, {data.num_labels} labels: {shown}")
     print(f"{seconds:.1f} s  result: {path}")
     print(f"next: python compare.py report={settings['outputs']}")
-    return metrics["accuracy"]
+    return metrics[data.spec.selection]

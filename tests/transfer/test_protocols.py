@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from datamodules.image_folder import ImageFolder
+from datamodules.spec import DataSpec
 from errors import BadInput
 from models.timm_encoder import TimmEncoder
 from transfer.finetune import FineTune
@@ -61,10 +62,32 @@ def test_knn_in_chunks_equals_one_by_one():
 
 def test_scores_against_counting():
     predicted, labels = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
-    found = scores(predicted, labels)
+    found = scores(predicted, labels, DataSpec("tiny", "image", 6, class_names=("a", "b", "c"), selection="matthews"))
     assert found["accuracy"] == pytest.approx(4 / 6)
     f1 = [2 * 1 / (2 * 1 + 1 + 1), 2 * 1 / (2 * 1 + 0 + 1), 2 * 2 / (2 * 2 + 1 + 0)]
     assert found["macro_f1"] == pytest.approx(sum(f1) / 3)
+    # Matthews' correlation for several classes, from the covariances of one-hot labels and predictions (Gorodkin 2004)
+    truth, guess = np.eye(3)[labels], np.eye(3)[predicted]
+    covariance = lambda a, b: sum(np.cov(a[:, i], b[:, i], bias=True)[0, 1] for i in range(3))  # noqa: E731
+    expected = covariance(truth, guess) / (covariance(truth, truth) * covariance(guess, guess)) ** 0.5
+    assert found["matthews"] == pytest.approx(expected)
+
+
+def test_scores_without_classes_are_correlations():
+    labels, predicted = np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.1, 0.3, 0.2, 0.9])
+    found = scores(predicted, labels, DataSpec("tiny", "text", 4, selection="spearman"))
+    assert found["spearman"] == pytest.approx(1 - 6 * (0 + 1 + 1 + 0) / (4 * 15))
+    assert found["pearson"] == pytest.approx(np.corrcoef(labels, predicted)[0, 1])
+
+
+def test_knn_of_scores_is_their_weighted_mean():
+    bank, query = torch.randn(9, 4), torch.randn(5, 4)
+    labels = torch.arange(9.0)
+    cosine = torch.nn.functional.cosine_similarity(query[:, None], bank[None], dim=-1).double()
+    nearest = cosine.topk(3, dim=1)
+    weight = (nearest.values / 0.07).exp()
+    expected = (weight * labels[nearest.indices]).sum(1) / weight.sum(1)
+    assert torch.allclose(knn_predict(query, bank, labels, 0, k=3).double(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("protocol", [KNN(k=5), LinearProbe()], ids=["knn", "linear"])
@@ -106,11 +129,11 @@ def test_the_probe_of_a_random_encoder_is_the_same_for_the_same_seed(data, bench
     assert accuracies[0] == accuracies[1]
 
 
-def test_the_strength_is_chosen_on_validation_by_value():
+def test_the_strength_is_chosen_on_validation_by_value(data):
     torch.manual_seed(0)
     train, val = np.random.default_rng(0).normal(size=(2, 60, 4))
     labels = (train[:, 0] > 0).astype(int), (val[:, 0] > 0).astype(int)
-    strength, accuracy = LinearProbe(strengths=(1e-9, 1.0)).choose(train, labels[0], val, labels[1])
+    strength, accuracy = LinearProbe().choose(train, labels[0], val, labels[1], data.spec, (1e-9, 1.0))
     assert strength == 1.0
     assert accuracy > 0.9
 

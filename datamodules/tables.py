@@ -1,0 +1,65 @@
+"""Labelled rows in files: .tsv (no quoting), .csv and .jsonl, with a header or given column names."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+from datamodules.text_sources import MALFORMED, decode
+from errors import BadInput
+
+SUFFIXES = (".tsv", ".csv", ".jsonl")
+Row = dict[str, object]
+
+
+def read_table(raw: bytes, suffix: str, problems: Counter, header: list[str] | None = None) -> list[Row]:
+    """Rows as column -> value; those with too few or too many fields are counted and left out.
+
+    Args:
+        raw: the file.
+        suffix: one of SUFFIXES.
+        problems: counted into.
+        header: column names where the file does not begin with them.
+    """
+    text = decode(raw, problems).removeprefix("\ufeff")
+    if suffix == ".jsonl":
+        return list(_objects(text, problems))
+    if suffix == ".tsv":
+        fields = (line.removesuffix("\r").split("\t") for line in text.split("\n") if line.strip())
+    else:
+        csv.field_size_limit(1 << 30)
+        fields = (row for row in csv.reader(io.StringIO(text, newline="")) if row)
+    rows = []
+    for row in fields:
+        if header is None:
+            header = [name.strip() for name in row]
+        elif len(row) == len(header):
+            rows.append(dict(zip(header, row, strict=True)))
+        else:
+            problems[MALFORMED] += 1
+    return rows
+
+
+def _objects(text: str, problems: Counter) -> Iterator[Row]:
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            yield row
+        else:
+            problems[MALFORMED] += 1
+
+
+def check_columns(rows: list[Row], columns: list[str], name: str) -> None:
+    """Raises BadInput where there are no rows, or a column is in none of the first of them."""
+    if not rows:
+        raise BadInput(f"'{name}' has no rows")
+    there = list(dict.fromkeys(column for row in rows[:100] for column in row))
+    for column in columns:
+        if column not in there:
+            raise BadInput(f"'{name}' has no column '{column}'; columns: {', '.join(map(str, there))}")

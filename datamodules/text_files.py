@@ -1,0 +1,63 @@
+"""A corpus in files of one's own: .txt, .jsonl and .parquet, each also as .gz, or in a .zip."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from datamodules.corpus import Document
+from datamodules.text import TextData
+from datamodules.text_sources import documents_of, files_of, sources_of
+from errors import BadInput, nearest
+
+DOCUMENTS = ("file", "line", "paragraph")
+
+
+class TextFiles(TextData):
+    """Text in files.
+
+    Args:
+        files: a glob or several.
+        document: what a document is in plain text: a "file", a "line" or a "paragraph" (blank lines divide them).
+        column: which one holds the text in .jsonl and .parquet; there a record is a document.
+    Other arguments as in `TextData`.
+    """
+
+    def __init__(
+        self,
+        files: str | list[str],
+        tokenizer: dict,
+        document: str = "file",
+        column: str = "text",
+        block_length: int = 128,
+        batch_size: int = 64,
+        start_token: bool = True,
+        isolate_documents: bool = False,
+        num_sentinels: int = 0,
+        val_fraction: float = 0.05,
+        split_seed: int = 0,
+        cache: str | None = None,
+    ):
+        if document not in DOCUMENTS:
+            raise BadInput(f"datamodule.document='{document}' is not a kind of document; {nearest(document, DOCUMENTS)}")
+        paths = files_of(files)
+        sources = [source for path in paths for source in sources_of(path)]
+
+        def read(problems: Counter) -> Iterator[Document]:
+            for source in sources:
+                yield from documents_of(source, document, column, problems)
+
+        stats = [path.stat() for path in paths]
+        identity = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
+        super().__init__(
+            "text_files",
+            ["text_files", identity, document, column],
+            read,
+            tokenizer,
+            block_length,
+            batch_size,
+            start_token,
+            isolate_documents,
+            num_sentinels,
+            val_fraction,
+            split_seed,
+            cache,
+        )

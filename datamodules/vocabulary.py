@@ -1,0 +1,79 @@
+"""What a tokenizer's ids mean to an objective: which are special, which may be drawn, which begin a word."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+CONTINUES = "##"  # WordPiece marks what continues a word
+BEGINS = ("Ġ", "▁", "Ċ")  # byte-level BPE and SentencePiece mark what begins one
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer, and after its own ids those of `num_sentinels` sentinels.
+
+    Sentinels (T5) are no pieces of text: they lie behind the tokenizer's ids, so that the token stream of a corpus is the
+    same with and without them.
+
+    Attributes:
+        tokenizer: a fast tokenizer of transformers.
+        num_sentinels: how many ids follow for span corruption.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    num_sentinels: int = 0
+
+    @property
+    def size(self) -> int:
+        """Rows that an embedding needs."""
+        return len(self.tokenizer) + self.num_sentinels
+
+    @property
+    def pad(self) -> int:
+        """Fills rows up; a tokenizer without one pads with its end token, which attention masks hide."""
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end
+
+    @property
+    def mask(self) -> int | None:
+        return self.tokenizer.mask_token_id
+
+    @property
+    def start(self) -> int | None:
+        """[CLS] or <s>: begins a block or a sentence."""
+        return first_set(self.tokenizer.cls_token_id, self.tokenizer.bos_token_id)
+
+    @property
+    def end(self) -> int | None:
+        """[SEP] or </s>: ends a document or a sentence."""
+        return first_set(self.tokenizer.sep_token_id, self.tokenizer.eos_token_id)
+
+    @property
+    def sentinels(self) -> list[int]:
+        """In order of use, descending from the last id (Raffel et al. 2020)."""
+        return list(range(self.size - 1, self.size - 1 - self.num_sentinels, -1))
+
+    @cached_property
+    def ordinary(self) -> np.ndarray:
+        """(V,) bool: pieces of text, that is, neither special nor a sentinel."""
+        ordinary = np.ones(self.size, bool)
+        ordinary[len(self.tokenizer) :] = False
+        ordinary[self.tokenizer.all_special_ids] = False
+        return ordinary
+
+    @cached_property
+    def begins_word(self) -> np.ndarray:
+        """(V,) bool: pieces that cannot continue the word before them; specials and punctuation stand alone."""
+        pieces = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        marked = any(piece.startswith(BEGINS) for piece in pieces)  # else WordPiece
+        begins = [
+            special or (piece.startswith(BEGINS) or not piece[:1].isalnum() if marked else not piece.startswith(CONTINUES))
+            for piece, special in zip(pieces, ~self.ordinary, strict=False)
+        ]
+        return np.array(begins + [True] * self.num_sentinels)
+
+
+def first_set(*ids: int | None) -> int | None:
+    """The first that is not None."""
+    return next((number for number in ids if number is not None), None)

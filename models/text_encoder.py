@@ -1,0 +1,218 @@
+"""transformers' text backbones behind the Encoder contract.
+
+Shapes: B rows, L tokens a row, D width, V vocabulary.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from datamodules.spec import DataSpec
+from errors import BadInput, nearest
+from models.encoder import Encoder, Features
+from models.text_nets import CAUSAL, ENCODER_DECODERS, NAMES, USUAL_NAMES, build_net, net_config, net_from_name, set_dropout
+
+UNLIMITED = 1_000_000  # positions of architectures that only know distances
+POOLS = ("mean", "first", "last")
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """What a text encoder reads.
+
+    Attributes:
+        ids: (B, L) int64.
+        present: (B, L) bool, False at padding; None where nothing is padded.
+        attend: (B, L, L) bool, which position may see which; None leaves it to the architecture.
+        positions: (B, L) int64; None counts from 0.
+        segment: (B, L) int64, the first or the second sentence; None is all first.
+    """
+
+    ids: Tensor
+    present: Tensor | None = None
+    attend: Tensor | None = None
+    positions: Tensor | None = None
+    segment: Tensor | None = None
+
+
+class TextEncoder(Encoder):
+    """Any text backbone of transformers: bidirectional, causal, or the encoder half of an encoder-decoder.
+
+    Args:
+        spec: the opened data; the vocabulary and the block length come from it.
+        architecture: transformers' name of the model type ("bert", "modernbert", "gpt2", "llama", "t5"), built from width,
+            depth, heads and feedforward; or None, and then one of the next two.
+        name: the path or hub id of a Hugging Face model.
+        config: a whole configuration of transformers, as an exported encoder has it.
+        pretrained: whether the weights of `name` are taken, or only its configuration.
+        width, depth, heads, feedforward: of the blocks.
+        pool: "mean" of the tokens, the "first" token, or the "last" one.
+        dropout: of everything that has dropout.
+        settings: more of the architecture's own configuration.
+
+    Raises:
+        BadInput: no such architecture, pool or model, or an embedding smaller than the vocabulary.
+    """
+
+    modality = "text"
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        architecture: str | None = None,
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+        pretrained: bool = False,
+        width: int = 256,
+        depth: int = 4,
+        heads: int = 4,
+        feedforward: int = 1024,
+        pool: str = "mean",
+        dropout: float = 0.0,
+        settings: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if pool not in POOLS:
+            raise BadInput(f"there is no model.pool '{pool}'; {nearest(pool, POOLS)}")
+        self.pool, self.pretrained, self.name = pool, pretrained, name
+        self.vocabulary, self.block_length = spec.vocabulary, spec.block_length
+        if config is not None:
+            self.net = build_net(AutoConfig.for_model(**config))
+        elif architecture is not None:
+            shape = dict(zip(NAMES.get(architecture, USUAL_NAMES), (width, depth, heads, feedforward), strict=True))
+            self.net = build_net(net_config(architecture, spec, shape | (settings or {})))
+        else:
+            self.net = net_from_name(name, pretrained)
+        known = self.net.config
+        self.max_length = getattr(known, "max_position_embeddings", None) or UNLIMITED
+        if known.vocab_size < spec.vocabulary.size:
+            raise BadInput(
+                f"the vocabulary of '{spec.name}' has {spec.vocabulary.size} ids, the embedding of {name or known.model_type} "
+                f"only {known.vocab_size}; take the tokenizer that belongs to it: datamodule.tokenizer.path={name}"
+            )
+        if spec.block_length > self.max_length:
+            raise BadInput(
+                f"rows of {spec.block_length} tokens do not fit the {self.max_length} positions of {name or known.model_type}"
+            )
+        self.width, self.num_tokens = known.hidden_size, spec.block_length
+        self.causal = known.model_type in CAUSAL
+        self.set_drop_path(dropout)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        depth = self.net.config.num_hidden_layers
+        return list(next(part for part in self.net.modules() if isinstance(part, nn.ModuleList) and len(part) == depth))
+
+    def layer_of(self, name: str) -> int:
+        owner = {id(weight): i + 1 for i, block in enumerate(self.blocks) for weight in block.parameters()}
+        seen_blocks = False
+        for known, weight in self.named_parameters():
+            seen_blocks |= id(weight) in owner
+            if known == name:
+                return owner.get(id(weight), len(self.blocks) + 1 if seen_blocks else 0)
+        raise KeyError(name)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Text backbones have dropout instead of stochastic depth."""
+        set_dropout(self.net, rate)
+
+    def inputs(self, batch: dict[str, Tensor]) -> TextInputs:
+        """From a batch with "ids" and, where they are known, "present", "segment" and "document"."""
+        attend = positions = None
+        if "document" in batch:
+            attend, positions = isolated(batch["document"], self.causal)
+        return TextInputs(batch["ids"], batch.get("present"), attend, positions, batch.get("segment"))
+
+    def forward(self, inputs: TextInputs, keep: Tensor | None = None) -> Features:
+        if keep is not None:
+            raise BadInput("text encoders cannot leave tokens out; the objective needs an image model")
+        hidden_BLD = self.net(**self.arguments(inputs)).last_hidden_state
+        return Features(hidden_BLD, self.pooled(hidden_BLD, inputs.present, self.pool), hidden_BLD[:, :0])
+
+    def readouts(self, inputs: TextInputs) -> dict[str, Tensor]:
+        """Every layer and pooling as (B, D), the encoder's own choice first."""
+        hidden = self.net(**self.arguments(inputs), output_hidden_states=True).hidden_states
+        read = {"pooled": self.pooled(hidden[-1], inputs.present, self.pool)}
+        for layer, hidden_BLD in enumerate(hidden):
+            for pool in POOLS:
+                if (layer, pool) != (len(hidden) - 1, self.pool) and not (layer == 0 and pool != "mean"):
+                    read[f"layer {layer} {pool}"] = self.pooled(hidden_BLD, inputs.present, pool)
+        return read
+
+    @staticmethod
+    def pooled(hidden_BLD: Tensor, present_BL: Tensor | None, pool: str) -> Tensor:
+        """(B, D): one vector a row; padding does not count."""
+        if pool == "first":
+            return hidden_BLD[:, 0]
+        if present_BL is None:
+            return hidden_BLD.mean(1) if pool == "mean" else hidden_BLD[:, -1]
+        if pool == "mean":
+            weight_BL1 = present_BL.unsqueeze(-1).to(hidden_BLD.dtype)
+            return (hidden_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
+        return hidden_BLD[torch.arange(len(hidden_BLD)), present_BL.sum(1) - 1]
+
+    @property
+    def embedding_VD(self) -> Tensor:
+        """The weight of the token embedding, to which output layers are tied."""
+        return self.net.get_input_embeddings().weight
+
+    def arguments(self, inputs: TextInputs) -> dict[str, Any]:
+        """The call in transformers' words."""
+        arguments: dict[str, Any] = {"input_ids": inputs.ids}
+        if inputs.attend is not None:
+            arguments["attention_mask"] = self._additive(inputs.attend)
+        elif inputs.present is not None:
+            arguments["attention_mask"] = inputs.present.long()
+        if inputs.positions is not None and self.net.config.model_type not in ENCODER_DECODERS:  # T5's positions are relative
+            arguments["position_ids"] = inputs.positions
+        if inputs.segment is not None and getattr(self.net.config, "type_vocab_size", 0) > 1:
+            arguments["token_type_ids"] = inputs.segment
+        if self.causal:
+            arguments["use_cache"] = False
+        return arguments
+
+    def _additive(self, attend_BLL: Tensor) -> Tensor | dict[str, Tensor]:
+        if self.net.config.model_type != "modernbert":
+            return additive(attend_BLL)
+        place = torch.arange(attend_BLL.shape[1], device=attend_BLL.device)
+        near = (place[:, None] - place).abs() <= self.net.config.sliding_window
+        return {"full_attention": additive(attend_BLL), "sliding_attention": additive(attend_BLL & near)}
+
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tokenizer = self.vocabulary.tokenizer
+        recipe = {  # plain containers: checkpoints hold nothing else
+            "library": "transformers",
+            "name": self.name or self.net.config.model_type,
+            "config": json.loads(self.net.config.to_json_string()),
+            "pool": self.pool,
+            "block_length": self.block_length,
+            "num_sentinels": self.vocabulary.num_sentinels,
+            "width": self.width,
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "special_tokens": {
+                name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+            },
+        }
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}, recipe
+
+
+def isolated(document_BL: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """(attend (B, L, L), positions (B, L)): attention stays inside a document, and positions restart with each."""
+    length = document_BL.shape[1]
+    attend_BLL = document_BL[:, :, None] == document_BL[:, None, :]
+    place = torch.arange(length, device=document_BL.device)
+    if causal:
+        attend_BLL = attend_BLL & (place[None, :] <= place[:, None])
+    begins = torch.ones_like(document_BL, dtype=torch.bool)
+    begins[:, 1:] = document_BL[:, 1:] != document_BL[:, :-1]
+    return attend_BLL, place - (place * begins).cummax(dim=1).values
+
+
+def additive(attend_BLL: Tensor) -> Tensor:
+    """(B, 1, L, L): 0 where a position may be seen, else the lowest number, as transformers adds it to the scores."""
+    mask = torch.zeros(attend_BLL.shape, device=attend_BLL.device)
+    return mask.masked_fill_(~attend_BLL, torch.finfo(mask.dtype).min)[:, None]

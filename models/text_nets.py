@@ -1,0 +1,158 @@
+"""Networks of transformers: how an encoder's is configured and built, and those that an objective trains beside it."""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    ElectraConfig,
+    ElectraModel,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from datamodules.spec import DataSpec
+from errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers.models.t5.modeling_t5 import T5Stack
+
+CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "opt", "olmo2")  # transformers' model types
+ENCODER_DECODERS = ("t5", "mt5", "umt5")  # of which the encoder half is taken
+NAMES = {  # what width, depth, heads and feedforward are called in the configuration of an architecture
+    "gpt2": ("n_embd", "n_layer", "n_head", "n_inner"),
+    "t5": ("d_model", "num_layers", "num_heads", "d_ff"),
+}
+USUAL_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_WITHOUT_POOLER = {"bert": {"add_pooling_layer": False}}  # BERT's pooler is trained by next-sentence prediction only
+SHORTEST_POSITIONS = 512  # so that sentences longer than the blocks can be judged
+
+
+def net_config(architecture: str, spec: DataSpec, settings: dict[str, Any]) -> PretrainedConfig:
+    """The configuration of an architecture, with vocabulary, special ids and positions from the data.
+
+    Raises:
+        BadInput: transformers does not know the architecture or a setting.
+    """
+    vocabulary = spec.vocabulary
+    special = {"pad_token_id": vocabulary.pad, "bos_token_id": vocabulary.start, "eos_token_id": vocabulary.end}
+    if architecture == "modernbert":
+        special |= {"cls_token_id": vocabulary.start, "sep_token_id": vocabulary.end}
+    if architecture == "t5":
+        special["decoder_start_token_id"] = vocabulary.pad
+        settings = {"d_kv": settings["d_model"] // settings["num_heads"]} | settings
+    else:
+        special["max_position_embeddings"] = max(SHORTEST_POSITIONS, spec.block_length)
+    try:
+        return AutoConfig.for_model(architecture, vocab_size=vocabulary.size, **(special | settings))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"transformers cannot configure '{architecture}': {_line(error)}") from error
+
+
+def build_net(config: PretrainedConfig) -> PreTrainedModel:
+    """The network of a configuration, with fresh weights.
+
+    Raises:
+        BadInput: transformers has none.
+    """
+    try:
+        return _auto(config).from_config(config, **_WITHOUT_POOLER.get(config.model_type, {}))
+    except ValueError as error:
+        raise BadInput(f"transformers cannot build '{config.model_type}': {_line(error)}") from error
+
+
+def _auto(config: PretrainedConfig) -> type:
+    return AutoModelForTextEncoding if config.model_type in ENCODER_DECODERS else AutoModel
+
+
+def net_from_name(name: str | None, pretrained: bool) -> PreTrainedModel:
+    """The network in a folder or on the hub, with its weights or fresh ones.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    if not name:
+        raise BadInput("model=hf needs model.name=<the folder or hub id of a Hugging Face model>")
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if not pretrained:
+            return build_net(config)
+        return _auto(config).from_pretrained(name, **_WITHOUT_POOLER.get(config.model_type, {}))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model.name='{name}' cannot be loaded: {_line(error)}") from error
+
+
+def make_decoder(net: PreTrainedModel, pretrained: str | None) -> "T5Stack":
+    """The decoder half that belongs to an encoder, on the same token embedding.
+
+    Args:
+        pretrained: the name that the encoder's weights came from, or None for fresh ones.
+
+    Raises:
+        BadInput: the architecture has none.
+    """
+    config = net.config
+    if config.model_type not in ENCODER_DECODERS:
+        raise BadInput(f"the objective needs an encoder-decoder, which {config.model_type} is not; fits: t5_mini, t5_small")
+    from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration, T5Stack
+
+    if pretrained:
+        decoder = T5ForConditionalGeneration.from_pretrained(pretrained).decoder
+    else:
+        own = copy.deepcopy(config)
+        own.is_decoder, own.use_cache, own.num_layers = True, False, config.num_decoder_layers
+        decoder = T5Stack(own)
+    decoder.embed_tokens = net.get_input_embeddings()
+    set_dropout(decoder, 0.0)
+    return decoder
+
+
+def make_generator(net: PreTrainedModel, width_ratio: float) -> ElectraModel:
+    """A narrower network of the same depth on a discriminator's own embedding layer (Clark et al. 2020, section 3.3).
+
+    Raises:
+        BadInput: only BERT's architecture is known to share its embedding layer this way.
+    """
+    config = net.config
+    if config.model_type not in ("bert", "electra"):
+        raise BadInput(
+            f"the objective needs a generator beside the encoder, which is not known for {config.model_type}; "
+            "fits: bert_tiny, bert_mini, bert_small, bert_base, bert_large"
+        )
+    width = max(8, round(config.hidden_size * width_ratio))
+    heads = max(1, width // 64)
+    generator = ElectraModel(
+        ElectraConfig(
+            vocab_size=config.vocab_size,
+            embedding_size=getattr(config, "embedding_size", config.hidden_size),  # ELECTRA's may be narrower
+            hidden_size=width - width % heads,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=config.pad_token_id,
+            layer_norm_eps=config.layer_norm_eps,
+        )
+    )
+    generator.embeddings = net.embeddings
+    return generator
+
+
+def set_dropout(net: nn.Module, rate: float) -> None:
+    """The rate of all dropout inside `net`."""
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        for name in ("dropout", "attention_dropout", "dropout_rate"):  # kept as numbers by some architectures
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, rate)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

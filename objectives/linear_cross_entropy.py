@@ -1,0 +1,79 @@
+"""Cross-entropy of a linear layer's logits without ever holding all logits.
+
+A vocabulary's logits are the largest tensor of a language model. Here a chunk of rows at a time goes from hidden vectors to
+logits, loss and gradient while it is in the cache, so memory stays flat and the softmax is computed once. The idea is that of
+Liger Kernel's fused linear cross-entropy (Hsu et al. 2024, section 3.2).
+
+Shapes: N rows, D width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+CHUNK = 2**21  # logits at a time: 8 MiB in float32
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(sum of nats over the rows, number of rows whose highest logit is the target).
+
+    Args:
+        target_N: class of each row; negative rows have no target: they add nothing, and no gradient.
+    """
+    device = hidden_ND.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, target_N, torch.is_grad_enabled())
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor, grad_enabled: bool
+    ) -> tuple[Tensor, Tensor]:
+        learns = grad_enabled and any(ctx.needs_input_grad)  # the latter says nothing of no_grad
+        hidden_grad_ND = torch.zeros_like(hidden_ND) if learns else None
+        weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if learns else None
+        bias_grad_V = torch.zeros_like(bias_V, dtype=torch.float32) if learns and bias_V is not None else None
+        nats = hidden_ND.new_zeros((), dtype=torch.float32)
+        correct = hidden_ND.new_zeros((), dtype=torch.float32)
+        size = max(1, CHUNK // len(weight_VD))
+        with torch.autocast(hidden_ND.device.type, enabled=False):  # dtypes are as they should be
+            for first in range(0, len(hidden_ND), size):
+                rows = slice(first, first + size)
+                chunk_CD, target_C = hidden_ND[rows], target_N[rows]
+                logits_CV = (chunk_CD @ weight_VD.T).float()
+                if bias_V is not None:
+                    logits_CV += bias_V
+                used_C, class_C1 = target_C >= 0, target_C.clamp(min=0)[:, None]
+                correct += ((logits_CV.argmax(1) == target_C) & used_C).sum()
+                normaliser_C = logits_CV.logsumexp(1)
+                nats += ((normaliser_C - logits_CV.gather(1, class_C1)[:, 0]) * used_C).sum()
+                if not learns:
+                    continue
+                grad_CV = logits_CV.sub_(normaliser_C[:, None]).exp_()  # the softmax
+                grad_CV.scatter_add_(1, class_C1, grad_CV.new_full(class_C1.shape, -1.0))
+                grad_CV *= used_C[:, None]
+                if bias_grad_V is not None:
+                    bias_grad_V += grad_CV.sum(0)
+                grad_CV = grad_CV.to(weight_VD.dtype)
+                hidden_grad_ND[rows] = grad_CV @ weight_VD
+                if weight_VD.dtype == torch.float32:
+                    weight_grad_VD.addmm_(grad_CV.T, chunk_CD)
+                else:
+                    weight_grad_VD += grad_CV.T @ chunk_CD
+        ctx.save_for_backward(hidden_grad_ND, weight_grad_VD, bias_grad_V)
+        ctx.weight_dtype = weight_VD.dtype
+        ctx.mark_non_differentiable(correct)
+        return nats, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, nats_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_grad_ND, weight_grad_VD, bias_grad_V = ctx.saved_tensors
+        hidden_grad_ND = hidden_grad_ND * nats_grad.to(hidden_grad_ND.dtype)
+        weight_grad_VD = (weight_grad_VD * nats_grad).to(ctx.weight_dtype)
+        return hidden_grad_ND, weight_grad_VD, None if bias_grad_V is None else bias_grad_V * nats_grad, None, None

@@ -1,0 +1,230 @@
+"""Text encoders: documents apart, padding without effect, exports that plain transformers reads; every architecture."""
+
+import json
+
+import pytest
+import torch
+from conftest import CLS, PAD, SEP, jitter, text_batch, text_encoder, text_spec
+from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
+
+from datamodules.spec import DataSpec
+from errors import BadInput
+from models.attention import kernels_used, set_attention
+from models.export import build_encoder, load_encoder, save_encoder
+from models.text_encoder import TextEncoder
+
+ARCHITECTURES = ("bert", "modernbert", "gpt2", "llama", "t5")
+TEXT = "barado, mekiko. dimo aera!"
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def encoder(request) -> TextEncoder:
+    # a narrow window, so that ModernBERT's sliding layers matter at 16 tokens
+    settings = {"local_attention": 8} if request.param == "modernbert" else {}
+    return text_encoder(request.param, settings=settings).eval()
+
+
+def tokens(encoder: TextEncoder, **batch: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return encoder(encoder.inputs(batch)).tokens
+
+
+def close(mine: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_a_document_kept_apart_is_as_if_alone(encoder, kernel):
+    set_attention(encoder, kernel)
+    ids = text_batch(3)["ids"]
+    document = torch.tensor([[0] * 6 + [1] * 7 + [2] * 3, [0] * 16, [0] + [1] * 15])
+    apart = tokens(encoder, ids=ids, document=document)
+    for row in range(3):
+        for number in document[row].unique():
+            own = document[row] == number
+            close(apart[row, own], tokens(encoder, ids=ids[row, own][None])[0])
+
+
+def test_documents_that_are_not_kept_apart_do_see_each_other(encoder):
+    ids = text_batch(1)["ids"]
+    changed = ids.clone()
+    changed[0, 3] = 40
+    assert not torch.allclose(tokens(encoder, ids=ids)[0, 6:], tokens(encoder, ids=changed)[0, 6:], atol=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "last"])
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_padding_changes_nothing(encoder, pool, kernel):
+    set_attention(encoder, kernel)
+    encoder.pool = pool
+    ids = text_batch(2)["ids"]
+    present = torch.arange(16) < torch.tensor([[16], [9]])
+    inputs = encoder.inputs({"ids": ids.masked_fill(~present, PAD), "present": present})
+    with torch.no_grad():
+        padded, whole, short = encoder(inputs), *(encoder(encoder.inputs({"ids": row[None]})) for row in (ids[0], ids[1, :9]))
+    close(padded.tokens[0], whole.tokens[0])
+    close(padded.tokens[1, :9], short.tokens[0])
+    close(padded.pooled, torch.cat([whole.pooled, short.pooled]))
+    expected = {"mean": short.tokens[0].mean(0), "first": short.tokens[0, 0], "last": short.tokens[0, -1]}
+    close(short.pooled[0], expected[pool])
+
+
+def test_attention_looks_back_only_where_it_is_called_causal(encoder):
+    ids = text_batch(1)["ids"]
+    changed = ids.clone()
+    changed[0, 10] = 40 if ids[0, 10] != 40 else 41
+    before = (tokens(encoder, ids=ids) - tokens(encoder, ids=changed))[0, :10].abs().max()
+    assert (before < 1e-6) == encoder.causal
+
+
+def test_kernels_agree(encoder):
+    batch, found = text_batch(3), {}
+    for kernel in ("eager", "sdpa"):
+        set_attention(encoder, kernel)
+        assert kernels_used(encoder) == {kernel}
+        found[kernel] = tokens(encoder, **batch)
+    close(found["eager"], found["sdpa"])
+
+
+def test_layers_cover_every_parameter_and_rise_from_the_embedding(encoder):
+    layers = {name: encoder.layer_of(name) for name, _ in encoder.named_parameters()}
+    assert list(layers.values()) == sorted(layers.values())
+    assert set(layers.values()) - {3} == {0, 1, 2}
+    owned = {id(weight): i for i, block in enumerate(encoder.blocks, 1) for weight in block.parameters()}
+    for name, weight in encoder.named_parameters():
+        assert layers[name] == owned.get(id(weight), layers[name])
+        assert (id(weight) in owned) == (layers[name] in (1, 2))
+    assert layers[next(name for name, weight in encoder.named_parameters() if weight is encoder.embedding_VD)] == 0
+    final = [name for name, layer in layers.items() if layer == 3]
+    assert all("norm" in name or "ln_f" in name for name in final)
+    assert bool(final) == (encoder.net.config.model_type != "bert")
+    with pytest.raises(KeyError):
+        encoder.layer_of("net.nothing")
+
+
+def test_dropout_is_off_until_it_is_set(encoder):
+    ids = text_batch(2)["ids"]
+    plain = tokens(encoder, ids=ids)
+    close(tokens(encoder.train(), ids=ids), plain)
+    encoder.set_drop_path(0.5)
+    assert not torch.allclose(tokens(encoder, ids=ids), plain, atol=1e-2)
+    encoder.set_drop_path(0.0)
+    close(tokens(encoder, ids=ids), plain)
+
+
+def test_readouts_are_layers_and_pools_with_the_encoders_own_first(encoder):
+    ids = text_batch(2)["ids"]
+    present = torch.arange(16) < torch.tensor([[16], [9]])
+    inputs = encoder.inputs({"ids": ids, "present": present})
+    with torch.no_grad():
+        read, features = encoder.readouts(inputs), encoder(inputs)
+    assert next(iter(read)) == "pooled"
+    close(read["pooled"], features.pooled)
+    assert len(read) == 1 + 1 + 3 + 2  # own; the embedding's mean; the first block; the last, less its own
+    close(read["layer 2 last"][1], features.tokens[1, 8])
+    close(read["layer 2 first"], features.tokens[:, 0])
+    assert all(value.shape == (2, 32) for value in read.values())
+
+
+def test_an_export_is_the_same_encoder_again(encoder, tmp_path):
+    batch = text_batch(2)
+    save_encoder(encoder, tmp_path)
+    again = load_encoder(tmp_path).eval()
+    assert torch.equal(tokens(again, **batch), tokens(encoder, **batch))
+    assert (again.pool, again.width, again.block_length, again.causal) == ("mean", 32, 16, encoder.causal)
+    assert again.pretrained
+    assert again.vocabulary.tokenizer(TEXT)["input_ids"] == encoder.vocabulary.tokenizer(TEXT)["input_ids"]
+    weights, recipe = encoder.exported()
+    recipe = json.loads(json.dumps(recipe))  # plain containers
+    close(tokens(build_encoder(recipe, weights).eval(), **batch), tokens(encoder, **batch))
+
+
+def test_an_export_is_a_model_of_plain_transformers(encoder, tmp_path):
+    ids = text_batch(2)["ids"]
+    folder = save_encoder(encoder, tmp_path)
+    assert folder == tmp_path / "encoder"
+    plain = AutoModel.from_pretrained(folder).eval()
+    plain = plain.encoder if encoder.net.config.model_type == "t5" else plain
+    with torch.no_grad():
+        close(plain(input_ids=ids).last_hidden_state, tokens(encoder, ids=ids))
+    if encoder.net.config.model_type == "t5":
+        with torch.no_grad():
+            close(
+                AutoModelForTextEncoding.from_pretrained(folder).eval()(input_ids=ids).last_hidden_state,
+                tokens(encoder, ids=ids),
+            )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for text in (TEXT, (TEXT, "bed")):
+        words = text if isinstance(text, tuple) else (text,)
+        assert tokenizer(*words)["input_ids"] == encoder.vocabulary.tokenizer(*words)["input_ids"]
+    assert tokenizer(TEXT)["input_ids"][0] == CLS
+    assert tokenizer(TEXT)["input_ids"][-1] == SEP
+    assert tokenizer.mask_token == "[MASK]"
+    assert tokenizer.decode(tokenizer(TEXT)["input_ids"], skip_special_tokens=True).replace(" ", "") == TEXT.replace(" ", "")
+
+
+def test_the_weights_of_a_folder_are_taken_or_only_its_shape(encoder, tmp_path):
+    batch, folder = text_batch(2), save_encoder(encoder, tmp_path)
+    taken = TextEncoder(text_spec(), name=str(folder), pretrained=True).eval()
+    assert torch.equal(tokens(taken, **batch), tokens(encoder, **batch))
+    fresh = TextEncoder(text_spec(), name=str(folder)).eval()
+    jitter(fresh)
+    assert fresh.embedding_VD.shape == encoder.embedding_VD.shape
+    assert not torch.allclose(tokens(fresh, **batch), tokens(encoder, **batch), atol=1e-2)
+
+
+def test_a_second_export_replaces_the_first(tmp_path):
+    for seed in (0, 1):
+        encoder = text_encoder("bert", seed=seed).eval()
+        save_encoder(encoder, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder", "encoder.json"]
+    assert torch.equal(tokens(load_encoder(tmp_path).eval(), **text_batch(1)), tokens(encoder, **text_batch(1)))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_an_export_with_a_part_missing_or_cut_is_refused(tmp_path, name):
+    file = save_encoder(text_encoder("bert"), tmp_path) / name
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_encoder(tmp_path)
+    file.unlink()
+    with pytest.raises(BadInput, match=f"holds no {name}"):
+        load_encoder(tmp_path)
+
+
+def test_segments_are_read_where_an_architecture_has_them(encoder):
+    ids = text_batch(1)["ids"]
+    segment = (torch.arange(16) >= 8).long()[None]
+    same = torch.equal(tokens(encoder, ids=ids, segment=segment), tokens(encoder, ids=ids))
+    assert same == (encoder.net.config.model_type != "bert")
+
+
+def test_an_embedding_smaller_than_the_vocabulary_is_refused(tmp_path):
+    folder = save_encoder(text_encoder("bert"), tmp_path)
+    larger = text_spec(num_sentinels=8)
+    with pytest.raises(BadInput, match="has 90 ids, the embedding of .* only 82; .*datamodule.tokenizer.path=") as error:
+        TextEncoder(larger, name=str(folder), pretrained=True)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_longer_than_the_positions_are_refused(tmp_path):
+    folder = save_encoder(text_encoder("bert"), tmp_path)
+    with pytest.raises(BadInput, match="600 tokens do not fit the 512 positions"):
+        TextEncoder(text_spec(block_length=600), name=str(folder))
+    assert text_encoder("bert", text_spec(block_length=600)).max_length == 600
+
+
+def test_what_does_not_exist_is_refused_in_one_line(tmp_path):
+    spec: DataSpec = text_spec()
+    for settings, words in (
+        ({"architecture": "brt"}, "cannot configure 'brt'"),
+        ({"architecture": "bert", "pool": "max"}, "there is no model.pool 'max'"),
+        ({"architecture": "bert", "width": 30, "heads": 4}, "cannot build 'bert'"),
+        ({"name": str(tmp_path / "nothing")}, "cannot be loaded"),
+        ({}, "needs model.name="),
+    ):
+        with pytest.raises(BadInput, match=words) as error:
+            TextEncoder(spec, **settings)
+        assert "\n" not in str(error.value)
+    with pytest.raises(BadInput, match="cannot leave tokens out"):
+        text_encoder("bert")(None, keep=torch.zeros(1, 1))

@@ -1,0 +1,179 @@
+"""Replaced-token detection: the samples' law, the labels, who trains what, and both kinds of sharing."""
+
+import pytest
+import torch
+from conftest import MASK, text_batch, text_encoder, text_spec
+from scipy import stats
+from torch import Tensor
+
+from errors import BadInput
+from objectives.draw import Draw
+from objectives.rtd import ReplacedTokenDetection, detection_report
+from objectives.text_samples import pick
+
+SPEC = text_spec()
+EMBEDDINGS = ("word_embeddings.weight", "position_embeddings.weight")
+
+
+def rtd(**settings) -> ReplacedTokenDetection:
+    encoder = text_encoder("bert", SPEC)
+    return ReplacedTokenDetection(encoder, SPEC, **({"generator_width": 0.5} | settings))
+
+
+def draw_of(batch: dict[str, Tensor]) -> Draw:
+    return Draw(0, batch["epoch"], batch["index"])
+
+
+def always(model: ReplacedTokenDetection, token: int) -> None:
+    """Make the generator sample this token at every place."""
+    with torch.no_grad():
+        model.head.bias_V.fill_(-1e4)
+        model.head.bias_V[token] = 1e4
+
+
+def test_samples_follow_the_softmax():
+    logits = torch.tensor([1.0, -2.0, 0.5, 3.0, -1e9, 0.0])
+    num = 40_000
+    uniform = Draw(0, torch.zeros(num, dtype=torch.long), torch.arange(num)).uniform("sample", 1)
+    counts = torch.bincount(pick(logits.expand(num, 1, -1), uniform).flatten(), minlength=6)
+    assert counts[4] == 0
+    likely = torch.tensor([0, 1, 2, 3, 5])
+    expected = logits.double().softmax(0)[likely] * num
+    assert stats.chisquare(counts[likely].numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def test_the_ends_of_the_uniform_range_give_likely_tokens():
+    logits = torch.tensor([[-1e9, 0.0, 1.0, -1e9]]).expand(2, -1)
+    assert pick(logits, torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 2]
+
+
+def test_a_sample_that_hits_the_original_is_no_replacement():
+    model, batch = rtd(), text_batch(8, 16)
+    token = 20
+    always(model, token)
+    batch["ids"][:4, 1:-1] = token
+    report = model(batch, draw_of(batch)).report
+    num_noisy = round(0.15 * 14)
+    assert report["generator_accuracy"] == pytest.approx(0.5 + (batch["ids"][4:] == token).float().mean().item(), abs=0.1)
+    assert report["replaced"] == pytest.approx(4 * num_noisy / (8 * 16), abs=1e-6)
+
+
+def test_85_percent_of_the_noise_is_masked_and_the_rest_kept():
+    model, batch = rtd(), text_batch(4000, 16)
+    seen = []
+    model.generator.register_forward_pre_hook(lambda _, __, words: seen.append(words["input_ids"]), with_kwargs=True)
+    model(batch, draw_of(batch))
+    changed = seen[0] != batch["ids"]
+    assert (seen[0][changed] == MASK).all()
+    num = 4000 * round(0.15 * 14)
+    assert abs(changed.sum().item() / num - 0.85) < 4 * (0.85 * 0.15 / num) ** 0.5
+
+
+def test_weights_of_the_two_losses():
+    batch = text_batch(8, 16)
+    outcome = rtd()(batch, draw_of(batch))
+    expected = outcome.report["generator_loss"] + 50 * outcome.report["detection_loss"]
+    torch.testing.assert_close(outcome.loss.detach(), expected)
+
+
+def gradients(model: ReplacedTokenDetection) -> dict[str, Tensor | None]:
+    batch = text_batch(8, 16)
+    model.zero_grad()
+    model(batch, draw_of(batch)).loss.backward()
+    return {name: None if weight.grad is None else weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("sharing", ["full", "disentangled"])
+def test_the_discriminator_never_trains_what_only_the_generator_has(sharing):
+    with_both, alone = gradients(rtd(sharing=sharing)), gradients(rtd(sharing=sharing, weight=0.0))
+    for name in with_both:
+        if name.startswith(("generator.", "head.")):
+            torch.testing.assert_close(with_both[name], alone[name], rtol=1e-5, atol=1e-7)
+        elif name.endswith("weight"):
+            assert not torch.allclose(with_both[name], alone[name], rtol=1e-5, atol=1e-7), name
+
+
+def test_full_sharing_is_one_embedding_layer_trained_by_both():
+    model = rtd()
+    assert model.generator.embeddings is model.encoder.net.embeddings
+    assert not any(name.startswith("generator.embeddings.") for name, _ in model.named_parameters())
+    for weight in (0.0, 50.0):
+        assert (gradients(rtd(weight=weight))[f"encoder.net.embeddings.{EMBEDDINGS[0]}"] != 0).any()
+
+
+def test_disentangled_sharing_equals_a_stopped_embedding_plus_a_difference():
+    """Several SGD steps beside a model that really computes E_discriminator = stop_gradient(E_generator) + delta."""
+    ours, theirs = rtd(sharing="disentangled"), rtd(sharing="disentangled")
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.05)
+    weights = {name: weight.detach().clone().requires_grad_() for name, weight in theirs.named_parameters()}
+    deltas = {name: torch.zeros_like(weights[f"encoder.net.embeddings.{name}"]).requires_grad_() for name in EMBEDDINGS}
+
+    def embeddings() -> dict[str, Tensor]:
+        return {
+            f"encoder.net.embeddings.{name}": weights[f"generator.embeddings.{name}"].detach() + delta
+            for name, delta in deltas.items()
+        }
+
+    for step in range(4):
+        batch = text_batch(8, 16, seed=step, epoch=step)
+        outcome = ours(batch, draw_of(batch))
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+        ours.after_step(0.0)
+
+        state = weights | embeddings()
+        loss = torch.func.functional_call(theirs, state, (batch, draw_of(batch))).loss
+        leaves = {name: weight for name, weight in weights.items() if name not in embeddings()} | deltas
+        found = torch.autograd.grad(loss, list(leaves.values()))
+        with torch.no_grad():
+            for leaf, gradient in zip(leaves.values(), found, strict=True):
+                leaf -= 0.05 * gradient
+        torch.testing.assert_close(outcome.loss, loss, rtol=1e-4, atol=1e-4)
+
+    state = weights | embeddings()
+    for name, weight in ours.named_parameters():
+        torch.testing.assert_close(weight, state[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    assert all(delta.abs().max() > 0.01 for delta in deltas.values())
+
+
+def test_disentangled_sharing_survives_a_checkpoint():
+    batch = text_batch(8, 16)
+    model = rtd(sharing="disentangled")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model(batch, draw_of(batch)).loss.backward()
+    optimizer.step()
+    again = rtd(sharing="disentangled")
+    again.load_state_dict(model.state_dict())
+    model.after_step(0.0)
+    again.after_step(0.0)
+    for mine, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_precision_and_recall():
+    found = torch.tensor([[True, True, False, False, True, True]])
+    replaced = torch.tensor([[True, False, True, False, True, False]])
+    real = torch.tensor([[True, True, True, True, True, False]])
+    report = {name: value.item() for name, value in detection_report(found, replaced, real).items()}
+    assert report == pytest.approx({"replaced": 3 / 5, "precision": 2 / 3, "recall": 2 / 3})
+
+
+def test_an_embedding_narrower_than_the_encoder_is_shared_as_it_is():
+    encoder = text_encoder("electra", SPEC, settings={"embedding_size": 16})
+    model = ReplacedTokenDetection(encoder, SPEC, generator_width=0.5)
+    assert model(text_batch(), draw_of(text_batch())).loss.isfinite()
+
+
+def test_generators_keep_the_depth_and_scale_the_width():
+    model = rtd(generator_width=0.25)
+    assert model.generator.config.hidden_size == 8
+    assert len(model.generator.encoder.layer) == 2
+
+
+@pytest.mark.parametrize("architecture", ["modernbert", "t5"])
+def test_a_backbone_without_a_known_generator_is_refused(architecture):
+    with pytest.raises(BadInput, match=f"{architecture}.*bert_mini"):
+        ReplacedTokenDetection(text_encoder(architecture, SPEC), SPEC)
+    with pytest.raises(BadInput, match="did you mean disentangled"):
+        rtd(sharing="disentangeld")

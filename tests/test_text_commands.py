@@ -1,0 +1,192 @@
+"""The commands on text, really run: every objective and model for two steps, transfer after it, and the table at the end."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import command, error_line
+from test_commands import PICTURED, SMALL, choices
+
+from datamodules import torchvision_sets
+from models.export import load_encoder
+from reports.result import read_result
+from training.fitting import modality
+
+TEXTS = {  # every text objective, and what it shows to be read
+    "mlm": "masked_text",
+    "span": "masked_spans",
+    "rtd": "replaced_tokens",
+    "causal_lm": "continuation",
+    "prefix_lm": "continuation",
+    "span_corruption": "spans",
+    "ul2": "spans",
+    "supervised_text": None,
+}
+TINY = ["model.depth=1", "model.width=32", "model.heads=2", "model.feedforward=64", "datamodule.tokenizer.vocab_size=400"]
+TASK = ["datamodule=text_classification", "datamodule.root=task", "datamodule.batch_size=8"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    """A folder with a corpus of 40 files, and with a labelled task: which of two vocabularies a sentence is made of."""
+    folder = tmp_path_factory.mktemp("texts")
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abdegiklmnorstu"), rng.integers(2, 7))) for _ in range(200)]
+    (folder / "corpus").mkdir()
+    (folder / "task").mkdir()
+    for i in range(40):
+        (folder / "corpus" / f"{i:02}.txt").write_text(" ".join(rng.choice(words, 400)) + ".")
+    for split, num in (("train", 80), ("val", 24), ("test", 24)):
+        rows = [
+            " ".join(rng.choice(words[:100] if i % 2 else words[100:], 8)) + f"\t{'odd' if i % 2 else 'even'}"
+            for i in range(num)
+        ]
+        (folder / "task" / f"{split}.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+CORPUS = ["datamodule=text_files", "datamodule.files=corpus/*.txt"]
+
+
+@pytest.fixture(scope="module")
+def sweep(texts) -> Path:
+    """Every objective on running text, in one sweep."""
+    done = command(
+        "train.py", "-m", f"objective={','.join(name for name, shown in TEXTS.items() if shown)}", *CORPUS, *TINY, *SMALL,
+        "hydra.sweep.subdir=${hydra:runtime.choices.objective}", "hydra.sweep.dir=sweep", cwd=texts,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return texts / "sweep"
+
+
+def test_every_objective_runs_and_leaves_what_is_promised(sweep):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name, shown in TEXTS.items():
+        if shown is None:
+            continue
+        folder = sweep / name
+        assert {path.name for path in folder.iterdir()} >= {
+            "config.yaml", "result.json", "encoder", "encoder.json", "checkpoints", "tensorboard",
+        }  # fmt: skip
+        result = read_result(folder / "result.json")
+        assert (result.objective, result.status, result.budget_spent["samples"]) == (name, "finished", 16)
+        assert (
+            result.budget_spent["tokens"]
+            == 16 * yaml.safe_load((folder / "config.yaml").read_text())["datamodule"]["block_length"]
+        )
+        assert {"feature_std", "rankme"} < set(result.metrics)
+        expected = {"causal_lm": "bits_per_byte", "prefix_lm": "bits_per_byte", "span_corruption": "span_perplexity"}
+        kind = expected.get(name, "span_perplexity" if name == "ul2" else "pseudo_perplexity")
+        assert result.metrics[f"val_{kind}"] > 1
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        assert f"{shown}/text_summary" in events.Tags()["tensors"]
+
+
+def test_transfer_of_runs_and_of_nothing_then_the_table(sweep, texts):
+    done = command(
+        "finetune.py", "-m", "checkpoint=sweep/mlm,sweep/mlm/checkpoints/last.ckpt,sweep/causal_lm,sweep/span_corruption",
+        "transfer=linear", *TASK, cwd=texts,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    done = command(
+        "finetune.py", "-m", "checkpoint=none", "transfer=knn,finetune", "seed=0,1", *TASK, *TINY[:-1],
+        "datamodule.tokenizer.path=sweep/mlm", "model=bert_mini", cwd=texts,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    records = [read_result(path) for path in (texts / "outputs" / "transfer").rglob("result.json")]
+    assert len(records) == 4 + 4
+    found = {(record.objective, record.transfer["checkpoint"]): record.metrics for record in records}
+    assert found["mlm", "sweep/mlm"]["accuracy"] > 0.7  # half the words decide, whatever the encoder
+    same = (found["mlm", "sweep/mlm"], found["mlm", "sweep/mlm/checkpoints/last.ckpt"])
+    assert same[0] == same[1]  # the run and its last checkpoint are the same encoder, layer and pooling included
+    assert isinstance(same[0]["readout"], str)
+    done = command("compare.py", "report=outputs", cwd=texts)
+    assert done.returncode == 0, done.stdout
+    assert "span_corruption" in done.stdout
+
+
+def test_the_embedded_bible_its_genres_and_the_supervised_reference(texts):
+    done = command("train.py", "objective=supervised_text", *TINY, *SMALL, "hydra.run.dir=genre", cwd=texts)
+    assert done.returncode == 0, done.stdout
+    assert "kjv" in done.stdout
+    done = command("train.py", "objective=mlm", *TINY, *SMALL, "hydra.run.dir=bible", cwd=texts)
+    assert done.returncode == 0, done.stdout
+    assert "val_knn_accuracy" in read_result(texts / "bible" / "result.json").metrics
+    done = command("finetune.py", "checkpoint=bible", "transfer=knn", "label_fraction=0.02", cwd=texts)
+    assert done.returncode == 0, done.stdout
+    assert read_result(next((texts / "outputs").rglob("knn/*/result.json"))).transfer["num_test"] == 5382
+
+
+@pytest.mark.parametrize(
+    ("objective", "models"),
+    [
+        ("mlm", "bert_tiny,bert_mini,bert_small,bert_base,bert_large,modernbert_base"),
+        ("causal_lm", "gpt_mini,gpt2,llama_mini"),
+        ("span_corruption", "t5_mini,t5_small"),
+    ],
+)
+def test_every_model_runs(texts, objective, models, tmp_path):
+    done = command(
+        "train.py", "-m", f"objective={objective}", f"model={models}", "model.depth=1", *CORPUS, TINY[-1], *SMALL,
+        f"hydra.sweep.dir={tmp_path}", cwd=texts,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert len(list(tmp_path.rglob("encoder.json"))) == len(models.split(","))
+
+
+def test_a_hugging_face_folder_is_continued_with_its_own_tokenizer(sweep, texts):
+    done = command(
+        "train.py", "objective=mlm", "model=hf", "model.name=sweep/mlm/encoder", *CORPUS, *SMALL,
+        "datamodule.tokenizer.path=sweep/mlm", "optimizer.base_lr=1e-12", "hydra.run.dir=continued", cwd=texts,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    before, after = (load_encoder(folder).state_dict() for folder in (sweep / "mlm", texts / "continued"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "expected"),
+    [
+        ("train.py", ["objective=mlm", "model=vit_t"], "objective=mlm is for text, model=vit_t for image"),
+        ("train.py", ["objective=mae", "datamodule=kjv"], "objective=mae is for image, datamodule=kjv for text"),
+        ("train.py", ["objective=causal_lm", "model=bert_mini", *CORPUS], "needs a model with causal attention.*gpt_mini"),
+        ("train.py", ["objective=mlm", "model=gpt_mini", *CORPUS], "needs a model with bidirectional attention.*bert_mini"),
+        ("train.py", ["objective=span_corruption", "model=bert_mini", *CORPUS], "encoder-decoder.*t5_mini"),
+        ("train.py", ["objective=rtd", "model=modernbert_base", *CORPUS], "generator.*bert_mini"),
+        ("train.py", ["objective=span_corruption", "datamodule.num_sentinels=2", *CORPUS], "datamodule.num_sentinels=8"),
+        ("train.py", ["objective=mlm", "objective.faithful=albert", *CORPUS], "no original; .*bert, roberta"),
+        ("train.py", ["objective=supervised_text", *CORPUS], "needs labels"),
+        ("train.py", ["objective=mlm", "model.pool=max", *CORPUS], "no model.pool 'max'; .*mean"),
+        ("train.py", ["objective=mlm", *CORPUS, "datamodule.files=nothing/*.txt"], "nothing/"),
+        ("finetune.py", ["checkpoint=sweep/mlm"], "has no labels"),
+        ("finetune.py", ["checkpoint=sweep/mlm", "datamodule=emoji"], "is for text, the data for image"),
+        ("finetune.py", ["checkpoint=sweep/mlm", *TASK, "datamodule.label=mood"], "mood.*text"),
+    ],
+)
+def test_one_line_says_what_is_wrong(here, sweep, texts, script, words, expected):
+    line = error_line(here(script, *words, cwd=texts))
+    assert re.search(expected, line), line
+    assert len(line) < 700
+
+
+def test_everything_in_conf_has_a_test():
+    assert set(PICTURED) | set(TEXTS) == choices("objective")
+    image = {"vit_t", "vit_s", "vit_b", "vit_l", "resnet18", "resnet50", "timm", "pixels"}
+    text = {"bert_tiny", "bert_mini", "bert_small", "bert_base", "bert_large", "modernbert_base", "gpt_mini", "gpt2"}
+    assert choices("model") == image | text | {"llama_mini", "t5_mini", "t5_small", "hf"}
+    text_data = {"kjv", "text_files", "text_classification", "huggingface", "glue"}
+    assert choices("datamodule") == {"emoji", "image_folder", *torchvision_sets.KNOWN} | text_data
+    assert {modality("datamodule", name) for name in text_data} == {"text"}
