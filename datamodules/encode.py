@@ -19,10 +19,12 @@ WORDS_KEPT, CHARACTERS_KEPT = 1 << 19, 1 << 25  # then the table starts anew, so
 # ASCII only, on which all libraries agree; and \S, since Python's idea of what is no white space is the strictest
 _mark = r"!-/:-@\[-`{-~"
 _bert_words = re.compile(rf"[^ \t\n\r{_mark}]+|[{_mark}]").findall
-_byte_level_words = re.compile(rf"(?=[ \t\n\r{_mark}])(?:(?<=[A-Za-z])|(?<=\S)(?=[ \t\n\r]))").split
+_byte_level_words = re.compile(  # what matters is where a word ends: after letters before a mark, or before white space
+    rf"[ \n]?[A-Za-z]+(?=[ \t\n\r{_mark}])|[ \t\n\r]*[^ \t\n\r]*\S(?=[ \t\n\r])|.+?\S(?=[ \t\n\r])|.+", re.DOTALL
+).findall
 
 
-class TextEncoder:
+class FastTokenizing:
     """Texts -> ids, without special tokens; a special token's name in a text is text.
 
     Args:

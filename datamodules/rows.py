@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.corpus import clean
-from datamodules.encode import TextEncoder
+from datamodules.encode import FastTokenizing
 from datamodules.vocabulary import Vocabulary
 
 ROUND = 8  # lengths of batches are multiples of it, so that kernels meet few shapes
@@ -50,7 +50,7 @@ class Rows(Dataset):
         self.pad, self.start, self.end = vocabulary.pad, vocabulary.start, vocabulary.end
         self.per_row = len(texts.texts[0]) if texts.num else 1
         cleaned = [clean(string, Counter())[0] for strings in texts.texts for string in strings]
-        self.ids, lengths = TextEncoder(vocabulary.tokenizer)(cleaned)
+        self.ids, lengths = FastTokenizing(vocabulary.tokenizer)(cleaned)
         self.ends = np.concatenate(([0], np.cumsum(lengths)))
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from datamodules.cache import alone, cache_folder
 from datamodules.corpus import SPLITS, Corpus
-from datamodules.encode import TextEncoder
+from datamodules.encode import FastTokenizing
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput
 
@@ -109,7 +109,7 @@ def open_tokens(corpus: Corpus, vocabulary: Vocabulary, cache: str | None = None
 
 def _make(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
     dtype = "uint16" if len(vocabulary.tokenizer) <= 1 << 16 else "uint32"
-    encoder = TextEncoder(vocabulary.tokenizer)
+    encoder = FastTokenizing(vocabulary.tokenizer)
     writers = {split: _Writer(folder, split, encoder, vocabulary.end, dtype) for split in SPLITS}
     total = int(corpus.survey.num_bytes.sum())
     for split, text, size, ends in _watched(corpus.parts(), f"tokenising {corpus.name}", total):
@@ -125,7 +125,7 @@ def _make(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
 class _Writer:
     """Appends texts to the files of one split, a batch at a time."""
 
-    def __init__(self, folder: Path, split: str, encoder: TextEncoder, end: int | None, dtype: str):
+    def __init__(self, folder: Path, split: str, encoder: FastTokenizing, end: int | None, dtype: str):
         self.folder, self.split, self.encoder, self.end, self.dtype = folder, split, encoder, end, dtype
         self.file = open(folder / f"{split}.tokens", "wb")  # noqa: SIM115 (closed in `close`)
         self.texts, self.sizes, self.ends, self.waiting = [], [], [], 0

@@ -160,6 +160,11 @@ class TextEncoder(Encoder):
         """The weight of the token embedding, to which output layers are tied."""
         return self.net.get_input_embeddings().weight
 
+    @property
+    def tied_scale(self) -> float:
+        """By what hidden vectors are multiplied before a tied output layer: T5's embedding has unit variance, others' 0.02."""
+        return self.width**-0.5 if self.net.config.model_type in ENCODER_DECODERS else 1.0
+
     def arguments(self, inputs: TextInputs) -> dict[str, Any]:
         """The call in transformers' words."""
         arguments: dict[str, Any] = {"input_ids": inputs.ids}

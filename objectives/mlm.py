@@ -60,7 +60,7 @@ class MaskedLanguageModel(Objective):
         self.static_copies = 10 if faithful == "bert" and static_copies is None else static_copies
         self.tables = TextTables(spec)
         self.tables.need_mask("mlm")
-        self.head = TokenHead(encoder.width, encoder.embedding_VD)
+        self.head = TokenHead(encoder.width, encoder.embedding_VD, encoder.tied_scale)
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         if self.static_copies is not None:

@@ -2,6 +2,7 @@
 
 Noise:  spans of whole words, geometric in length (p = 0.2, at most 10 words), until 15 % of the tokens are covered.
 Input:  one draw for each span: 80 % all [MASK], 10 % all other tokens, 10 % left as they are.
+        (Another token is any with equal probability; the original draws it by its frequency in the corpus.)
 Target: the original tokens, predicted twice: from the token's own place, and from the two tokens around its span and its
         place in it (the span-boundary objective).
 
@@ -57,8 +58,8 @@ class SpanBERT(Objective):
         self.mask_ratio, self.p, self.longest = mask_ratio, p, longest
         self.tables = TextTables(spec)
         self.tables.need_mask("span")
-        self.head = TokenHead(encoder.width, encoder.embedding_VD)
-        self.boundary = BoundaryHead(encoder.width, encoder.embedding_VD) if boundary else None
+        self.head = TokenHead(encoder.width, encoder.embedding_VD, encoder.tied_scale)
+        self.boundary = BoundaryHead(encoder.width, encoder.embedding_VD, encoder.tied_scale) if boundary else None
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         ids_BL = batch["ids"]
@@ -114,7 +115,7 @@ class SpanBERT(Objective):
 class BoundaryHead(nn.Module):
     """The span-boundary objective: (h before the span, h after it, place in the span) -> two layers -> token."""
 
-    def __init__(self, width: int, embedding_VD: Tensor):
+    def __init__(self, width: int, embedding_VD: Tensor, scale: float):
         super().__init__()
         inner = embedding_VD.shape[1]
         self.position = nn.Embedding(MOST_TARGETS, POSITION_WIDTH)
@@ -123,7 +124,7 @@ class BoundaryHead(nn.Module):
             nn.GELU(),
             nn.LayerNorm(inner, eps=1e-12),
         )
-        self.head = TokenHead(inner, embedding_VD)  # the second layer, and the tied decoder with its own bias
+        self.head = TokenHead(inner, embedding_VD, scale)  # the second layer, and the tied decoder with its own bias
         for weight in (self.position.weight, self.layers[0].weight):
             nn.init.normal_(weight, std=0.02)
         nn.init.zeros_(self.layers[0].bias)

@@ -74,6 +74,8 @@ class SpanCorruption(Objective):
 
     def predict(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(sum of nats, number right, number of targets, input lengths (B,))."""
+        if "document" in batch:
+            raise BadInput("datamodule.isolate_documents=true does not go with span corruption, which rewrites the rows")
         inputs_BI, num_input_B, target_BO, num_output_B = self.corrupt(batch["ids"], draw)
         present_BI = _up_to(num_input_B, self.num_input)
         encoded = self.encoder(TextInputs(inputs_BI, present_BI)).tokens
@@ -82,7 +84,7 @@ class SpanCorruption(Objective):
             input_ids=shifted_BO, encoder_hidden_states=encoded, encoder_attention_mask=present_BI.long(), use_cache=False
         ).last_hidden_state
         used_BO = _up_to(num_output_B, self.num_output)  # by length, never by id
-        scaled = decoded * self.encoder.width**-0.5  # as T5 does with a tied output layer
+        scaled = decoded * self.encoder.tied_scale
         nats, correct = linear_cross_entropy(
             scaled.flatten(0, 1), self.encoder.embedding_VD, None, target_BO.masked_fill(~used_BO, -100).flatten()
         )

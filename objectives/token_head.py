@@ -16,15 +16,17 @@ class TokenHead(nn.Module):
     Args:
         width: D.
         embedding_VD: the encoder's token embedding; given again at every call, because the encoder owns it.
+        scale: of what is compared with the embedding, to begin with; `encoder.tied_scale`.
     """
 
-    def __init__(self, width: int, embedding_VD: Tensor):
+    def __init__(self, width: int, embedding_VD: Tensor, scale: float = 1.0):
         super().__init__()
         self.dense = nn.Linear(width, embedding_VD.shape[1])
         self.norm = nn.LayerNorm(embedding_VD.shape[1], eps=1e-12)
         self.bias_V = nn.Parameter(torch.zeros(len(embedding_VD)))
         nn.init.normal_(self.dense.weight, std=0.02)
         nn.init.zeros_(self.dense.bias)
+        nn.init.constant_(self.norm.weight, scale)
 
     def transformed(self, hidden_ND: Tensor) -> Tensor:
         """(N, E): what the embedding is compared with."""

@@ -50,7 +50,9 @@ def choose_tokens(draw: Draw, candidate_BL: Tensor, count_B: Tensor, num_places:
 
 
 def choose_words(draw: Draw, candidate_BL: Tensor, begins_BL: Tensor, count_B: Tensor, num_places: int) -> Noise:
-    """Whole words in random order until the next one would exceed `count_B` tokens (BERT's whole-word masking).
+    """Whole words in random order until the next one would exceed `count_B` tokens.
+
+    BERT goes on with shorter words instead of stopping, and so under-samples long ones.
 
     Args:
         begins_BL: which tokens begin a word; a row's first token always does.

@@ -8,7 +8,7 @@ from made_text import ODD, WORDS, texts
 from tokenizers import Tokenizer, pre_tokenizers
 
 from datamodules import encode
-from datamodules.encode import TextEncoder, words_of
+from datamodules.encode import FastTokenizing, words_of
 from datamodules.tokenizer import wrapped
 from datamodules.tokenizer_training import train_tokenizer
 
@@ -48,7 +48,7 @@ def tokenizer(request):
 
 def test_looked_up_words_give_the_ids_of_the_text(tokenizer):
     batch = [strange(seed, 300) for seed in range(60)] + ["", " ", "\n\n", "x"]
-    fast, slow = TextEncoder(tokenizer), TextEncoder(tokenizer, by_word=False)
+    fast, slow = FastTokenizing(tokenizer), FastTokenizing(tokenizer, by_word=False)
     assert fast.words is not None
     assert slow.words is None
     for texts_ in (batch, batch[::-1], []):
@@ -59,13 +59,13 @@ def test_looked_up_words_give_the_ids_of_the_text(tokenizer):
 
 
 def test_names_of_special_tokens_in_a_text_are_text(tokenizer):
-    ids, _ = TextEncoder(tokenizer)(["the [MASK] and [SEP][PAD]"])
+    ids, _ = FastTokenizing(tokenizer)(["the [MASK] and [SEP][PAD]"])
     assert not set(ids.tolist()) & {0, 2, 3, 4}
 
 
 def test_the_table_of_words_is_bounded_and_may_begin_anew(tokenizer, monkeypatch):
     monkeypatch.setattr(encode, "WORDS_KEPT", 20)
-    fast, slow = TextEncoder(tokenizer), TextEncoder(tokenizer, by_word=False)
+    fast, slow = FastTokenizing(tokenizer), FastTokenizing(tokenizer, by_word=False)
     for seed in range(5):
         text = [strange(seed, 50)]
         assert np.array_equal(fast(text)[0], slow(text)[0])
@@ -78,8 +78,8 @@ def test_a_tokenizer_that_looks_beyond_words_gets_whole_texts():
     for cutter in (pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Metaspace()):
         other = Tokenizer.from_str(description)
         other.pre_tokenizer = cutter
-        assert TextEncoder(wrapped(other)).words is None
+        assert FastTokenizing(wrapped(other)).words is None
     other = Tokenizer.from_str(description)
     other.add_tokens(["the whale"])
-    assert TextEncoder(wrapped(other)).words is None
+    assert FastTokenizing(wrapped(other)).words is None
     assert words_of({"normalizer": None, "pre_tokenizer": None, "model": {}, "added_tokens": []}) is None
