@@ -38,7 +38,7 @@ class Data(Protocol):
         """Training batches in an order that depends on the seed alone; `view` is what the objective wants done to samples."""
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
-        """Each sample of a split once, in order; `limit` takes that many, evenly spaced."""
+        """Each sample of a split once, in an order that depends on nothing; `limit` takes that many, evenly spaced."""
 
 
 class Task(Data, Protocol):

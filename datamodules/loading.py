@@ -20,12 +20,22 @@ def ordered_loader(samples: Dataset, order: Order, workers: int) -> DataLoader:
 
 
 def complete_loader(
-    samples: Dataset, num: int, limit: int | None, workers: int, batch_size: int = EVALUATION_BATCH
+    samples: Dataset,
+    num: int,
+    limit: int | None,
+    workers: int,
+    batch_size: int = EVALUATION_BATCH,
+    lengths: np.ndarray | None = None,
 ) -> DataLoader:
-    """Each of `num` samples once, in order; `limit` takes that many, evenly spaced."""
+    """Each of `num` samples once; `limit` takes that many, evenly spaced.
+
+    They come in order, or by their `lengths` (num,), so that rows which are filled up to the longest are filled up little.
+    """
     chosen = np.arange(num)
     if limit is not None and limit < num:
         chosen = np.linspace(0, num - 1, limit).astype(int)
+    if lengths is not None:
+        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
     batches = [[(0, int(i)) for i in part] for part in np.array_split(chosen, max(1, -(-len(chosen) // batch_size)))]
     return DataLoader(samples, batch_sampler=batches, collate_fn=whole_batch, **worker_settings(workers))
 

@@ -52,6 +52,7 @@ class Rows(Dataset):
         cleaned = [clean(string, Counter())[0] for strings in texts.texts for string in strings]
         self.ids, lengths = FastTokenizing(vocabulary.tokenizer)(cleaned)
         self.ends = np.concatenate(([0], np.cumsum(lengths)))
+        self.lengths = lengths.reshape(-1, self.per_row).sum(1) if texts.num else lengths
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -103,9 +103,9 @@ class TextTask(Labelled):
         return ordered_loader(rows, order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
-        """Each text of a split once, in order. `limit` takes that many texts, evenly spaced."""
+        """Each text of a split once, short ones first. `limit` takes that many texts, evenly spaced."""
         rows = self._of(split)
-        return complete_loader(rows, len(rows), limit, workers)
+        return complete_loader(rows, len(rows), limit, workers, lengths=rows.lengths)
 
 
 def _strings(texts: list[tuple[str, ...]], max_bytes: int) -> Iterator[str]:

@@ -102,12 +102,14 @@ def test_transfer_of_runs_and_of_nothing_then_the_table(sweep, texts):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     done = command(
-        "finetune.py", "-m", "checkpoint=none", "transfer=knn,finetune", "seed=0,1", *TASK, *TINY[:-1],
+        "finetune.py", "-m", "checkpoint=none", "transfer=knn,finetune,tfidf", "seed=0,1", *TASK, *TINY[:-1],
         "datamodule.tokenizer.path=sweep/mlm", "model=bert_mini", cwd=texts,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     records = [read_result(path) for path in (texts / "outputs" / "transfer").rglob("result.json")]
-    assert len(records) == 4 + 4
+    assert len(records) == 4 + 6
+    bags = [record.metrics["accuracy"] for record in records if record.transfer["protocol"] == "tfidf"]
+    assert bags[0] == bags[1] == 1.0  # the words of a sentence say all
     found = {(record.objective, record.transfer["checkpoint"]): record.metrics for record in records}
     assert found["mlm", "sweep/mlm"]["accuracy"] > 0.7  # half the words decide, whatever the encoder
     same = (found["mlm", "sweep/mlm"], found["mlm", "sweep/mlm/checkpoints/last.ckpt"])

@@ -37,7 +37,7 @@ def watched(steps: Iterable[Step], description: str, total: int | None = None) -
 def extract(
     encoder: Encoder, data: Data, split: str, limit: int | None = None, workers: int = 0, precision: str = "fp32"
 ) -> tuple[Tensor, Tensor]:
-    """(pooled features (n, D) float32, labels (n,)) on the CPU, in the order of the split; corrupt samples are left out.
+    """(pooled features (n, D) float32, labels (n,)) on the CPU, in the evaluation loader's order.
 
     Args:
         limit: take that many samples, evenly spaced.
