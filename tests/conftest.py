@@ -1,10 +1,13 @@
 """Small things that many tests need: pictures on disk, an opened tiny data set, tiny encoders, token rows, real commands."""
 
+import contextlib
+import io
 import itertools
 import os
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -130,24 +133,25 @@ def command(script: str, *words: str, cwd: Path, timeout: int = 300) -> subproce
     )
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch, capfd):
-    """Run a command in this process, which has everything imported already: (script, *words) -> as `command` returns."""
-
-    def run(script: str, *words: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess:
-        GlobalHydra.instance().clear()
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *words])
-        capfd.readouterr()
-        code = 0
+def inside(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a command as `command` does, but in this process, which has everything imported already."""
+    GlobalHydra.instance().clear()
+    output, arguments, code = io.StringIO(), sys.argv, 0
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
+            sys.argv = [str(ROOT / script), *words]
             runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as ending:
             code = ending.code
-        output = capfd.readouterr()
-        return subprocess.CompletedProcess([script, *words], code, output.out + output.err)
+        finally:
+            sys.argv = arguments
+    return subprocess.CompletedProcess([script, *words], code, output.getvalue())
 
-    return run
+
+@pytest.fixture
+def here(tmp_path):
+    """`inside` a folder of the test's own."""
+    return partial(inside, cwd=tmp_path)
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:

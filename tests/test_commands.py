@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, command, error_line
+from conftest import ROOT, command, error_line, inside
 
 from conf import CONF
 from datamodules import torchvision_sets
@@ -77,14 +77,14 @@ def test_tensorboard_holds_scalars_and_pictures(sweep):
 def test_transfer_of_a_run_of_a_checkpoint_file_and_of_nothing_then_the_table(sweep, pictures):
     folder = runs(sweep)[0]
     checkpoints = f"{folder},{folder}/checkpoints/last.ckpt,latest"
-    done = command("finetune.py", "-m", f"checkpoint={checkpoints}", "transfer=knn,linear", cwd=sweep)
+    done = inside("finetune.py", "-m", f"checkpoint={checkpoints}", "transfer=knn,linear", cwd=sweep)
     assert done.returncode == 0, done.stdout
-    done = command(
+    done = inside(
         "finetune.py", "-m", "checkpoint=none", "transfer=knn,linear", "seed=0,1", "model=vit_t", "model.depth=1",
         *folder_of(pictures), "datamodule.batch_size=8", cwd=sweep,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    done = command(
+    done = inside(
         "finetune.py", f"checkpoint={folder}", "transfer=finetune", "transfer.epochs=1", "transfer.min_steps=2",
         "label_fraction=0.5", cwd=sweep,
     )  # fmt: skip
@@ -101,7 +101,7 @@ def test_transfer_of_a_run_of_a_checkpoint_file_and_of_nothing_then_the_table(sw
         if record["transfer"]["checkpoint"].startswith(str(folder)) and record["transfer"]["label_fraction"] == 1
     }
     assert len(same) == 2  # the run and its last checkpoint are the same encoder
-    done = command("compare.py", "report=outputs", cwd=sweep)
+    done = inside("compare.py", "report=outputs", cwd=sweep)
     assert done.returncode == 0, done.stdout
     assert "random" in done.stdout
     assert "finetune @ 0.5" in done.stdout
@@ -116,7 +116,7 @@ def test_transfer_of_a_run_of_a_checkpoint_file_and_of_nothing_then_the_table(sw
     ],
 )
 def test_every_model_runs(tmp_path, pictures, objective, models, more):
-    done = command(
+    done = inside(
         "train.py", "-m", f"objective={objective}", f"model={models}", *more, *folder_of(pictures), *SMALL, cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout
@@ -135,7 +135,7 @@ def test_pixels_are_a_baseline_for_transfer_only(here, pictures):
 
 
 def test_every_optimizer_and_the_embedded_data_run(tmp_path):
-    done = command(
+    done = inside(
         "train.py", "-m", "objective=simclr", f"optimizer={','.join(sorted(choices('optimizer')))}", "model.depth=1",
         "trainer=cpu,auto", "budget.steps=2", "datamodule.batch_size=8", cwd=tmp_path,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import command, error_line
+from conftest import error_line, inside
 from test_commands import PICTURED, SMALL, choices
 
 from datamodules import torchvision_sets
@@ -61,7 +61,7 @@ CORPUS = ["datamodule=text_files", "datamodule.files=corpus/*.txt"]
 @pytest.fixture(scope="module")
 def sweep(texts) -> Path:
     """Every objective on running text, in one sweep."""
-    done = command(
+    done = inside(
         "train.py", "-m", f"objective={','.join(name for name, shown in TEXTS.items() if shown)}", *CORPUS, *TINY, *SMALL,
         "hydra.sweep.subdir=${hydra:runtime.choices.objective}", "hydra.sweep.dir=sweep", cwd=texts,
     )  # fmt: skip
@@ -96,12 +96,12 @@ def test_every_objective_runs_and_leaves_what_is_promised(sweep):
 
 
 def test_transfer_of_runs_and_of_nothing_then_the_table(sweep, texts):
-    done = command(
+    done = inside(
         "finetune.py", "-m", "checkpoint=sweep/mlm,sweep/mlm/checkpoints/last.ckpt,sweep/causal_lm,sweep/span_corruption",
         "transfer=linear", *TASK, cwd=texts,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    done = command(
+    done = inside(
         "finetune.py", "-m", "checkpoint=none", "transfer=knn,finetune,tfidf", "seed=0,1", *TASK, *TINY[:-1],
         "datamodule.tokenizer.path=sweep/mlm", "model=bert_mini", cwd=texts,
     )  # fmt: skip
@@ -115,19 +115,19 @@ def test_transfer_of_runs_and_of_nothing_then_the_table(sweep, texts):
     same = (found["mlm", "sweep/mlm"], found["mlm", "sweep/mlm/checkpoints/last.ckpt"])
     assert same[0] == same[1]  # the run and its last checkpoint are the same encoder, layer and pooling included
     assert isinstance(same[0]["readout"], str)
-    done = command("compare.py", "report=outputs", cwd=texts)
+    done = inside("compare.py", "report=outputs", cwd=texts)
     assert done.returncode == 0, done.stdout
     assert "span_corruption" in done.stdout
 
 
 def test_the_embedded_bible_its_genres_and_the_supervised_reference(texts):
-    done = command("train.py", "objective=supervised_text", *TINY, *SMALL, "hydra.run.dir=genre", cwd=texts)
+    done = inside("train.py", "objective=supervised_text", *TINY, *SMALL, "hydra.run.dir=genre", cwd=texts)
     assert done.returncode == 0, done.stdout
     assert "kjv" in done.stdout
-    done = command("train.py", "objective=mlm", *TINY, *SMALL, "hydra.run.dir=bible", cwd=texts)
+    done = inside("train.py", "objective=mlm", *TINY, *SMALL, "hydra.run.dir=bible", cwd=texts)
     assert done.returncode == 0, done.stdout
     assert "val_knn_accuracy" in read_result(texts / "bible" / "result.json").metrics
-    done = command("finetune.py", "checkpoint=bible", "transfer=knn", "label_fraction=0.02", cwd=texts)
+    done = inside("finetune.py", "checkpoint=bible", "transfer=knn", "label_fraction=0.02", cwd=texts)
     assert done.returncode == 0, done.stdout
     assert read_result(next((texts / "outputs").rglob("knn/*/result.json"))).transfer["num_test"] == 5382
 
@@ -141,7 +141,7 @@ def test_the_embedded_bible_its_genres_and_the_supervised_reference(texts):
     ],
 )
 def test_every_model_runs(texts, objective, models, tmp_path):
-    done = command(
+    done = inside(
         "train.py", "-m", f"objective={objective}", f"model={models}", "model.depth=1", *CORPUS, TINY[-1], *SMALL,
         f"hydra.sweep.dir={tmp_path}", cwd=texts,
     )  # fmt: skip
@@ -150,7 +150,7 @@ def test_every_model_runs(texts, objective, models, tmp_path):
 
 
 def test_a_hugging_face_folder_is_continued_with_its_own_tokenizer(sweep, texts):
-    done = command(
+    done = inside(
         "train.py", "objective=mlm", "model=hf", "model.name=sweep/mlm/encoder", *CORPUS, *SMALL,
         "datamodule.tokenizer.path=sweep/mlm", "optimizer.base_lr=1e-12", "hydra.run.dir=continued", cwd=texts,
     )  # fmt: skip
