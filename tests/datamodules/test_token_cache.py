@@ -17,7 +17,7 @@ from made_text import SMALL, corpus, read, texts
 
 from datamodules import cache, token_cache
 from datamodules.corpus import INVALID, NUL, PIECE, Corpus, Document, cuts
-from datamodules.encode import TextEncoder
+from datamodules.encode import FastTokenizing
 from datamodules.token_cache import open_tokens
 from datamodules.tokenizer import tokenizer_for, wrapped
 from datamodules.tokenizer_training import train_tokenizer
@@ -291,4 +291,4 @@ def test_facts_can_be_read_by_people(vocabulary, tmp_path):
     made = open_tokens(corpus(texts()), vocabulary, str(tmp_path))
     facts = json.loads((Path(made.streams["train"].folder) / "facts.json").read_text())
     assert facts["streams"]["train"]["num_tokens"] == made.streams["train"].num_tokens
-    assert TextEncoder(vocabulary.tokenizer).words is not None
+    assert FastTokenizing(vocabulary.tokenizer).words is not None
