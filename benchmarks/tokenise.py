@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from datamodules.blocks import Blocks
 from datamodules.corpus import Corpus, Document
-from datamodules.encode import TextEncoder
+from datamodules.encode import FastTokenizing
 from datamodules.text_sources import documents_of, files_of, sources_of
 from datamodules.token_cache import open_tokens
 from datamodules.tokenizer import wrapped
@@ -77,7 +77,7 @@ def measured(tokenizer: str, files: str, times: int) -> tuple[float, float, int]
 
 def plain(tokenizer: str, files: str) -> float:
     """Megabytes a second of the library alone."""
-    encoder = TextEncoder(wrapped(Tokenizer.from_file(tokenizer)), by_word=False)
+    encoder = FastTokenizing(wrapped(Tokenizer.from_file(tokenizer)), by_word=False)
     texts = list(corpus_of(files, 1).training_texts(PLAIN_BYTES))
     began = time.perf_counter()
     encoder(texts)
