@@ -1,4 +1,4 @@
-"""Compare: many results -> one table."""
+"""Compare: many results -> one table, and what it does and does not show."""
 
 from pathlib import Path
 
@@ -11,17 +11,22 @@ from conf.command import command
 @command
 @hydra.main(config_path="conf", config_name="compare", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Print the table of all transfer results below the folder `report`."""
+    """Print all transfer results below the folder `report`: the table, which differences are beyond chance, the head start."""
     from rich.console import Console
 
+    from reports.head_start import head_starts
     from reports.table import accuracy_table, collect
+    from reports.verdict import head_start_line, verdicts
 
     results, broken = collect(Path(config.report))
     console = Console()
     if not console.is_terminal:
         console.width = 120  # a log file has no width; 80 would cut the columns
     console.print(accuracy_table(results))
-    console.print("mean ± standard deviation (number of seeds); samples, FLOPs and seconds are those of pre-training")
+    console.print("mean ± standard deviation (number of seeds), below it the 95 % interval of the mean;")
+    console.print("samples, FLOPs and seconds are those of pre-training")
+    for line in (*verdicts(results), *(head_start_line(found) for found in head_starts(results))):
+        console.print(line, markup=False, highlight=False)
     for line in broken:
         console.print(f"left out: {line}", markup=False)
 

@@ -1,4 +1,4 @@
-"""Many results as one table: objectives by protocols, mean and standard deviation over seeds, and what it cost."""
+"""Many results as one table: objectives by protocols, mean, spread and interval over seeds, and what it cost."""
 
 from pathlib import Path
 from statistics import mean, stdev
@@ -7,8 +7,11 @@ from rich.table import Table
 
 from errors import BadInput
 from reports.result import Result, read_result
+from reports.scores import by_seed, column, cost_of
+from reports.statistics import bootstrap_interval
 
 BASELINES = ("random", "supervised")  # first rows of every table
+SHARES = ("accuracy", "macro_f1")  # the other metrics are correlations, from -1 to 1
 
 
 def collect(folder: Path) -> tuple[list[Result], list[str]]:
@@ -42,35 +45,42 @@ def collect(folder: Path) -> tuple[list[Result], list[str]]:
 
 
 def accuracy_table(results: list[Result]) -> Table:
-    """One row an objective, model and data set, one column a protocol: accuracy in per cent, mean ± sd (seeds)."""
-    columns = sorted({_column(result) for result in results})
+    """One row an objective, model and data set, one column a protocol: mean ± sd (seeds) in per cent, then the 95 % interval.
+
+    No number is marked as a winner: what can be told apart is said in words (`reports.verdict`).
+    """
+    columns = sorted({column(result) for result in results})
     rows: dict[tuple[str, str, str], dict[str, list[Result]]] = {}
     for result in results:
         row = rows.setdefault((result.objective, result.model, result.transfer["data"]), {})
-        row.setdefault(_column(result), []).append(result)
+        row.setdefault(column(result), []).append(result)
     table = Table(title="test accuracy, %", title_justify="left")
     for name in ("objective", "model", "data", *columns, "samples", "FLOPs", "seconds"):
         table.add_column(name, justify="left" if name in ("objective", "model", "data") else "right", no_wrap=True)
     for key in sorted(rows, key=lambda key: (key[0] not in BASELINES, key)):
-        cells = [_accuracy(rows[key].get(column, [])) for column in columns]
-        spent = next(iter(rows[key].values()))[0].budget_spent
-        cost = [
-            f"{spent[name]:,.0f}" if name != "flops" else f"{spent[name]:.1e}"
-            for name in ("samples", "flops", "seconds")
-            if spent
-        ]
-        table.add_row(*key, *cells, *(cost or ["0", "0", "0"]))
+        cells = [_accuracy(rows[key].get(name, [])) for name in columns]
+        runs = [result for found in rows[key].values() for result in found]
+        table.add_row(*key, *cells, *(_cost(runs, name) for name in ("samples", "flops", "seconds")))
     return table
-
-
-def _column(result: Result) -> str:
-    fraction = result.transfer["label_fraction"]
-    return result.transfer["protocol"] + (f" @ {fraction:g}" if fraction != 1 else "")
 
 
 def _accuracy(results: list[Result]) -> str:
     if not results:
         return "-"
-    accuracies = [100 * result.metrics[result.transfer.get("metric", "accuracy")] for result in results]
+    accuracies = [100 * score for score in by_seed(results).values()]
     spread = f" ± {stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    return f"{mean(accuracies):.1f}{spread} ({len(accuracies)})"
+    cell = f"{mean(accuracies):.1f}{spread} ({len(accuracies)})"
+    interval = bootstrap_interval(accuracies)
+    if interval is None:
+        return cell
+    lowest = 0 if results[0].transfer.get("metric", "accuracy") in SHARES else -100
+    low, high = max(interval[0], lowest), min(interval[1], 100)
+    return f"{cell}\n{low:.1f} to {high:.1f}"
+
+
+def _cost(results: list[Result], name: str) -> str:
+    """Mean over runs; "-" where no record says."""
+    known = [spent for spent in (cost_of(result, name) for result in results) if spent is not None]
+    if not known:
+        return "-"
+    return f"{mean(known):.1e}" if name == "flops" and any(known) else f"{mean(known):,.0f}"

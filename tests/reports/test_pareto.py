@@ -1,0 +1,37 @@
+"""The Pareto front against the definition, point by point."""
+
+import numpy as np
+import pytest
+from records import record
+
+from reports.pareto import fronts, pareto_front
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_is_what_nothing_dominates(seed):
+    points = [tuple(map(float, point)) for point in np.random.default_rng(seed).integers(0, 6, (12, 2))]  # with ties and copies
+    expected = {
+        i
+        for i, (cost, score) in enumerate(points)
+        if not any((c <= cost and s >= score) and (c < cost or s > score) for c, s in points)
+    }
+    front = pareto_front(points)
+    assert set(front) == expected
+    assert len(front) == len(expected)
+    assert [points[i] for i in front] == sorted(points[i] for i in front)
+
+
+def test_no_points():
+    assert pareto_front([]) == []
+
+
+def test_results_become_points_and_random_costs_nothing():
+    results = [record("random", 0, 0.3), record("lost", 0, 0.99)]  # the cost of `lost` is not recorded
+    for seed in (0, 1):
+        results.append(record("mae", seed, 0.5 + 0.1 * seed, spent={"flops": 2e12 + seed * 2e12, "seconds": 90.0}))
+        results.append(record("simclr", seed, 0.4, spent={"flops": 5e12, "seconds": 30.0}))
+        results.append(record("simclr", seed, 0.4, protocol="linear", spent={"flops": 5e12, "seconds": 30.0}))
+    front = fronts(results)[("emoji", "knn")]
+    assert [(point.objective, point.cost, point.score) for point in front] == [("random", 0, 0.3), ("mae", 3e12, 0.55)]
+    assert [point.objective for point in fronts(results, "seconds")[("emoji", "knn")]] == ["random", "simclr", "mae"]
+    assert [point.objective for point in fronts(results)[("emoji", "linear")]] == ["simclr"]
