@@ -55,6 +55,9 @@ def test_the_factor():
 def test_a_score_that_falls_by_noise_is_pooled():
     (found,) = head_starts(runs({10: 0.1, 100: 0.5, 300: 0.3, 1000: 0.8}) + scratch(0.4))
     assert found.factor == pytest.approx(10)  # 0.5 and 0.3 are pooled to 0.4, from 100 labels on
+    runs_of = runs({10: 0.1, 100: 0.5, 1000: 0.8}) + runs({300: 0.3}, seeds=(0, 1, 2))
+    (found,) = head_starts(runs_of + scratch(0.4))  # pooled by seeds to 0.35; from there to 0.8 at 1000
+    assert found.factor == pytest.approx(1000 / (300 * (1000 / 300) ** (0.05 / 0.45)))
 
 
 def test_not_reached_and_fewest_tried_are_said():
@@ -89,6 +92,14 @@ def test_the_interval_is_where_the_difference_to_scratch_may_be_zero():
     assert low == pytest.approx(1000 / 10 ** (2 + half / 0.3))
     assert high == pytest.approx(1000 / 10 ** (2 - half / 0.3))
     assert factor_interval(curve, {0: 0.5}, 1000) is None
+
+
+def test_the_interval_of_a_curve_that_falls_holds_every_crossing():
+    """Two seeds without spread: above scratch at 100 labels, below at 1,000, above at 10,000."""
+    points = tuple({0: mean, 1: mean} for mean in (0.2, 0.6, 0.4, 0.8))
+    low, high = factor_interval(Curve((10, 100, 1000, 10000), points), {0: 0.5, 1: 0.5}, 1000)
+    assert low == pytest.approx(1000 / 10**3.25)
+    assert high == pytest.approx(1000 / 10**1.75)
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5])

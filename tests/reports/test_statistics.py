@@ -1,5 +1,6 @@
 """Intervals, paired tests, Holm, ranking and power against scipy, brute force and simulation."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -134,6 +135,8 @@ def test_a_missing_run_costs_what_it_must_and_no_more():
     blocks, found = complete_part(seeds)
     assert [block[1] for block in blocks] == ["knn", "linear"]
     assert found == [0, 1, 2]
+    many = {("t", f"p{i}", 1.0): {0, 1} if i < 2 else {0} for i in range(9)}  # 9 cells with one seed, 4 with two: two it is
+    assert complete_part(many)[1] == [0, 1]
     assert complete_part({}) == ([], [])
     assert complete_part({("t", "knn", 1.0): {0}, ("t", "linear", 1.0): {1}})[1] == [0]
 
@@ -207,6 +210,11 @@ def test_plans_that_cannot_be_made():
 def test_the_pooled_spread_is_that_of_the_differences():
     results = drawn(np.random.default_rng(0), dict.fromkeys("abc", 0.5), 2000)
     assert pooled_spread(compare_pairs(results)) == pytest.approx(0.01 * 2**0.5, rel=0.05)
+    pairs = [
+        replace(pair, spread=spread, num_seeds=n)
+        for pair, spread, n in zip(compare_pairs(results), (1, 2, 3), (2, 3, 5), strict=True)
+    ]
+    assert pooled_spread(pairs) == pytest.approx(((1 * 1 + 2 * 4 + 4 * 9) / 7) ** 0.5)
     assert pooled_spread(compare_pairs(drawn(np.random.default_rng(0), dict.fromkeys("ab", 0.5), 1))) is None
 
 
