@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
     results, broken = collect(Path(config.report))
     console = Console()
     if not console.is_terminal:
-        console.width = 120  # a log file has no width; 80 would cut the columns
+        console.width = 160  # a log file has no width; 80 would cut the columns
     console.print(accuracy_table(results))
     console.print("mean ± standard deviation (number of seeds), below it the 95 % interval of the mean;")
     console.print("samples, FLOPs and seconds are those of pre-training")

@@ -31,7 +31,11 @@ class Pixels(Encoder):
         """There are no blocks to drop."""
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        return batch["views"][:, 0] / self.highest
+        return self.normalise(batch["views"][:, 0])
+
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """From what a data set delivers (uint8, or floats in [0, 1]) to what `forward` expects."""
+        return inputs / self.highest if inputs.dtype == torch.uint8 else inputs
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Features:
         pixels_BD = inputs.flatten(1)

@@ -41,7 +41,7 @@ def wait_for_step(process: subprocess.Popen, step: int) -> str:
     raise AssertionError(text)
 
 
-@pytest.fixture(scope="module", params=["mae", "simclr"])
+@pytest.fixture(scope="module", params=["mae", pytest.param("simclr", marks=pytest.mark.long)])
 def uninterrupted(request, tmp_path_factory, pictures) -> tuple[str, Path]:
     cwd = tmp_path_factory.mktemp("whole")
     done = command("train.py", *settings(request.param, pictures), "hydra.run.dir=run", cwd=cwd)

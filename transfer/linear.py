@@ -16,6 +16,7 @@ from models.encoder import Encoder
 from transfer.features import extract_readouts, watched
 from transfer.protocol import Bench, scores
 
+ENOUGH = 5_000  # training samples to tell readouts apart
 SMALL = 10_000_000  # numbers in the feature matrix
 
 
@@ -23,7 +24,8 @@ SMALL = 10_000_000  # numbers in the feature matrix
 class LinearProbe:
     """Readout (layer and pooling, where the encoder offers several) and L2 strength are chosen on the validation split.
 
-    The readout is chosen first, at a middling strength; the chosen pair is fitted again on both splits together.
+    The readout is chosen first, at a middling strength and on an evenly spaced part of a large training split; the chosen
+    pair is fitted again on both splits together.
 
     Attributes:
         strengths: inverse L2 strengths to try (scikit-learn's C, divided by the number of samples it is the penalty's
@@ -40,16 +42,17 @@ class LinearProbe:
             for split in ("train", "val", "test")
         )
         train_labels, val_labels, labels = train_labels.numpy(), val_labels.numpy(), labels.numpy()
-        judge = partial(self.choose, train_labels=train_labels, val_labels=val_labels, spec=data.spec)
+        judge = partial(self.choose, val_labels=val_labels, spec=data.spec)
+        part = slice(None, None, -(-len(train_labels) // ENOUGH))
         middling = sorted(self.strengths)[len(self.strengths) // 2 - 1]
         readout = next(iter(train))
         if len(train) > 1:
             found = {
-                name: judge(train[name].numpy(), val=val[name].numpy(), strengths=(middling,))[1]
+                name: judge(train[name][part].numpy(), train_labels[part], val=val[name].numpy(), strengths=(middling,))[1]
                 for name in watched(train, "layer and pooling", len(train))
             }
             readout = max(found, key=found.__getitem__)  # of equals the encoder's own
-        chosen, val_score = judge(train[readout].numpy(), val=val[readout].numpy(), strengths=self.strengths)
+        chosen, val_score = judge(train[readout].numpy(), train_labels, val=val[readout].numpy(), strengths=self.strengths)
         both = np.concatenate([train[readout].numpy(), val[readout].numpy()])
         scaler = StandardScaler().fit(both)
         model = fit(

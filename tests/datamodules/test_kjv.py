@@ -49,10 +49,15 @@ def test_genres(bible):
     majority = np.bincount(bible.task.splits["test"].labels).max() / 5382
     assert 0.2 < majority < 0.26
     batch = next(iter(bible.task.evaluation_loader("test")))
-    text = bible.vocabulary.tokenizer.decode(batch["ids"][0], skip_special_tokens=True)
-    assert text.startswith("this [ is ] the book of the generations of adam")  # Genesis 5
-    assert batch["label"][0] == 0
-    assert batch["ids"].shape[1] <= 64
+    decode = bible.vocabulary.tokenizer.decode
+    verses = bible.task.splits["test"]
+    for ids, label, index in zip(batch["ids"], batch["label"], batch["index"].tolist(), strict=True):
+        text = decode(ids, skip_special_tokens=True)
+        assert "".join(text.split()) == "".join(verses.texts[index][0].lower().split())
+        assert label == verses.labels[index]
+    assert verses.texts[0][0].startswith("This [is] the book of the generations of Adam")  # Genesis 5
+    assert verses.labels[0] == 0
+    assert batch["ids"].shape[1] <= 24  # short verses come first
 
 
 def test_the_task_shares_the_vocabulary_and_follows_the_split_seed(bible, tmp_path):
