@@ -34,8 +34,8 @@ class Pixels(Encoder):
         return self.normalise(batch["views"][:, 0])
 
     def normalise(self, inputs: Tensor) -> Tensor:
-        """From what a data set delivers (uint8, or floats in [0, 1]) to what `forward` expects."""
-        return inputs / self.highest if inputs.dtype == torch.uint8 else inputs
+        """From uint8 to [-0.5, 0.5]: around 0, or the cosine of two pictures would only compare how bright they are."""
+        return inputs / self.highest - 0.5 if inputs.dtype == torch.uint8 else inputs
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Features:
         pixels_BD = inputs.flatten(1)
