@@ -25,9 +25,11 @@ def settings(objective: str, pictures: Path) -> list[str]:
 
 
 def begin(cwd: Path, *words: str) -> subprocess.Popen:
+    """Start train.py as a terminal would: a shell's background jobs ignore SIGINT, and their children would inherit that."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
