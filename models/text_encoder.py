@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.encoder import Encoder, Features
+from models.last_layer import allow_places, hidden_at
 from models.text_nets import CAUSAL, ENCODER_DECODERS, NAMES, USUAL_NAMES, build_net, net_config, net_from_name, set_dropout
 
 UNLIMITED = 1_000_000  # positions of architectures that only know distances
@@ -100,6 +101,7 @@ class TextEncoder(Encoder):
             )
         self.width, self.num_tokens = known.hidden_size, spec.block_length
         self.causal = known.model_type in CAUSAL
+        allow_places(self.net)
         self.set_drop_path(dropout)
 
     @property
@@ -132,6 +134,10 @@ class TextEncoder(Encoder):
             raise BadInput("text encoders cannot leave tokens out; the objective needs an image model")
         hidden_BLD = self.net(**self.arguments(inputs)).last_hidden_state
         return Features(hidden_BLD, self.pooled(hidden_BLD, inputs.present, self.pool), hidden_BLD[:, :0])
+
+    def at(self, inputs: TextInputs, place_BK: Tensor) -> Tensor:
+        """(B, K, D): what `forward` gives as tokens, at some places only, and cheaper for that."""
+        return hidden_at(self.net, self.arguments(inputs), place_BK)
 
     def readouts(self, inputs: TextInputs) -> dict[str, Tensor]:
         """Every layer and pooling as (B, D), the encoder's own choice first."""

@@ -16,6 +16,7 @@ from transformers import (
 
 from datamodules.spec import DataSpec
 from errors import BadInput
+from models.last_layer import allow_places
 
 if TYPE_CHECKING:
     from transformers.models.t5.modeling_t5 import T5Stack
@@ -141,6 +142,7 @@ def make_generator(net: PreTrainedModel, width_ratio: float) -> ElectraModel:
         )
     )
     generator.embeddings = net.embeddings
+    allow_places(generator)
     return generator
 
 

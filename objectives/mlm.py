@@ -12,7 +12,6 @@ from torch import Tensor
 
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
-from models.encoder import take
 from models.text_encoder import TextEncoder
 from objectives.draw import Draw
 from objectives.objective import Batch, Likelihood, Objective, Outcome
@@ -94,8 +93,8 @@ class MaskedLanguageModel(Objective):
 
     def predict(self, batch: Batch, seen_BL: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """(sum of nats, number right, number of targets) of the noisy places, given the input that shows them as noise."""
-        hidden_BLD = self.encoder(self.encoder.inputs({**batch, "ids": seen_BL})).tokens
-        hidden_BKD = take(hidden_BLD, noise.place_BK)  # only where there is a target: the head is most of a small model's cost
+        # only where there is a target: the head is most of a small model's cost, and the last layer a good part of the rest
+        hidden_BKD = self.encoder.at(self.encoder.inputs({**batch, "ids": seen_BL}), noise.place_BK)
         target_BK = batch["ids"].gather(1, noise.place_BK).masked_fill(~noise.used_BK, -100)
         nats, correct = self.head(hidden_BKD.flatten(0, 1), self.encoder.embedding_VD, target_BK.flatten())
         return nats, correct, noise.used_BK.sum()
@@ -110,8 +109,8 @@ class MaskedLanguageModel(Objective):
     def texts(self, batch: Batch, draw: Draw) -> dict[str, str]:
         """Some rows: what the model saw, and what it guessed at the noisy places."""
         noise, seen_BL = fixed_mask(self.tables, batch)
-        hidden_BLD = self.encoder(self.encoder.inputs({**batch, "ids": seen_BL})).tokens
-        logits_BKV = self.head.logits(take(hidden_BLD, noise.place_BK), self.encoder.embedding_VD)
+        hidden_BKD = self.encoder.at(self.encoder.inputs({**batch, "ids": seen_BL}), noise.place_BK)
+        logits_BKV = self.head.logits(hidden_BKD, self.encoder.embedding_VD)
         return {"masked_text": guesses(self.tables, batch["ids"], seen_BL, noise, logits_BKV.argmax(-1))}
 
 
