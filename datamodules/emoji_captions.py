@@ -66,8 +66,8 @@ class EmojiCaptions(ImageTextData):
 
 def captions_of(drawing: Drawing, templates: Sequence[str]) -> tuple[str, ...]:
     """One a template, in lower case."""
-    facts = {place: getattr(drawing, place).replace("-", " ").lower() for place in PLACES}
-    return tuple(template.format(**facts) for template in templates)
+    category, subcategory = drawing.category.lower(), drawing.subcategory.replace("-", " ")
+    return tuple(template.format(name=drawing.name, category=category, subcategory=subcategory) for template in templates)
 
 
 def check_templates(templates: Sequence[str]) -> None:

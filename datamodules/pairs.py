@@ -111,7 +111,7 @@ def _collected(table: str, setting: str, columns: tuple[str, str, str | None], p
             listed = by_path.setdefault(name.strip(), _Listed())
             listed.captions += texts
             written = "" if label is None or row.get(label) is None else str(row[label]).strip()
-            problems[OTHER_LABEL] += listed.label not in (None, written)
+            problems[OTHER_LABEL] += bool(written) and listed.label not in (None, written)
             listed.label = listed.label or written or None
     folder = Path(table).expanduser().parent
     there = {name: listed for name, listed in by_path.items() if os.path.isfile(folder / name)}

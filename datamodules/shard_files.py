@@ -9,11 +9,11 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import fsspec
 from braceexpand import UnbalancedBracesError, braceexpand
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from datamodules.cache import alone, cache_folder
@@ -49,27 +49,23 @@ def shard_files(patterns: str | list[str], setting: str, cache: str | None = Non
         BadInput: a pattern matches nothing, or shards that it names are not there.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns or [])
-    found: dict[str, ShardFile | tuple[Any, str, dict]] = {}
-    missing: list[str] = []
-    for pattern in patterns:
-        matched = [name for one in _expanded(pattern, setting) for name in _matching(one, setting)]
+    named: dict[tuple[int, str], str] = {}
+    systems: dict[int, AbstractFileSystem] = {}
+    for pattern in filter(None, patterns):
+        matched = [match for one in _expanded(pattern, setting) for match in _matching(one, setting)]
         if not matched:
             raise BadInput(f"{setting}='{pattern}' matches no shard")
-        for name in matched:
-            system, path = _system(name, setting)
-            if isinstance(system, LocalFileSystem):
-                there = ShardFile(name, path) if os.path.isfile(path) else None
-            else:
-                facts = _facts(system, path, name)
-                there = None if facts is None else (system, path, facts)
-            missing += [name] if there is None else []
-            found[name] = there
-    if not found:
-        raise BadInput(f"{setting} names no shard; give paths like train-{{000..099}}.tar")
+        for name, system, path in matched:
+            systems[id(system)] = system
+            named.setdefault((id(system), path), name)
+    if not named:
+        raise BadInput(f"{setting} names no shard; give paths like 'train-{{000..099}}.tar'")
+    facts = {key: _facts(systems[key[0]], key[1], name) for key, name in named.items()}
+    missing = [f"'{named[key]}'" for key, found in facts.items() if found is None]
     if missing:
-        shown = ", ".join(f"'{name}'" for name in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        raise BadInput(f"{setting}: {len(missing)} of {len(found)} shards are missing: {shown}")
-    return [there if isinstance(there, ShardFile) else _fetched(name, *there, cache) for name, there in found.items()]
+        shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        raise BadInput(f"{setting}: {len(missing)} of {len(facts)} shards are missing: {shown}")
+    return [_fetched(named[key], systems[key[0]], key[1], found, cache) for key, found in facts.items()]
 
 
 def _expanded(pattern: str, setting: str) -> list[str]:
@@ -81,50 +77,45 @@ def _expanded(pattern: str, setting: str) -> list[str]:
         raise BadInput(f"{setting}='{pattern}' has unbalanced braces") from error
 
 
-def _matching(name: str, setting: str) -> list[str]:
-    """The name itself, or what it matches as a glob, sorted."""
-    system, path = _system(name, setting)
-    if isinstance(system, LocalFileSystem):
-        literal = os.path.exists(path) or not glob.has_magic(path)
-        return [name] if literal else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
-    if "*" not in path:  # a ? begins the query of a signed address
-        return [name]
-    try:
-        return sorted(system.unstrip_protocol(match) for match in system.glob(path))
-    except Exception as error:  # of whatever the store's client raises
-        raise _unreachable(name, error) from error
-
-
-def _system(name: str, setting: str) -> tuple[Any, str]:
-    """(fsspec's file system, the path on it); local paths stay as they are given."""
+def _matching(name: str, setting: str) -> list[tuple[str, AbstractFileSystem, str]]:
+    """(name, file system, path on it) of what a name or a glob means, sorted."""
     if "://" not in name:
-        return LocalFileSystem(), os.path.expanduser(name)
+        path = os.path.expanduser(name)
+        literal = os.path.exists(path) or not glob.has_magic(path)
+        found = [path] if literal else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+        return [(one, LocalFileSystem(), one) for one in found]
     try:
-        return fsspec.core.url_to_fs(name)
+        system, path = fsspec.core.url_to_fs(name)
+        if "*" not in path:  # a ? begins the query of a signed address
+            return [(name, system, path)]
+        return [(system.unstrip_protocol(match), system, match) for match in sorted(system.glob(path))]
     except ImportError as error:
         raise BadInput(f"{setting}='{name}': {error}") from error
-    except Exception as error:  # an unknown protocol, or what a client raises when it finds no credentials
+    except Exception as error:  # an unknown protocol, or whatever the store's client raises
         raise _unreachable(name, error) from error
 
 
-def _facts(system: Any, path: str, name: str) -> dict | None:
+def _facts(system: AbstractFileSystem, path: str, name: str) -> dict[str, Any] | None:
     """Size and what else the store says; None where there is no such file."""
     try:
-        return system.info(path)
+        found = system.info(path)
     except FileNotFoundError:
         return None
     except Exception as error:
         raise _unreachable(name, error) from error
+    return found if found["type"] == "file" else None
 
 
 def _unreachable(name: str, error: Exception) -> BadInput:
     return BadInput(f"'{name}' cannot be reached: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
 
 
-def _fetched(name: str, system: Any, path: str, facts: dict, cache: str | None) -> ShardFile:
-    """A copy in the cache, made first where there is none of this size and version."""
+def _fetched(name: str, system: AbstractFileSystem, path: str, facts: dict[str, Any], cache: str | None) -> ShardFile:
+    """Of what is not on this machine a copy in the cache, made first where there is none of this size and version."""
+    if isinstance(system, LocalFileSystem):
+        return ShardFile(name, path)
     size = facts.get("size")
-    key = hashlib.sha256(f"{name} {size} {system.ukey(path)}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"{system.to_json()} {path} {size} {system.ukey(path)}".encode()).hexdigest()[:24]
     copy = cache_folder(cache, "shards") / f"{key}.tar"
     with alone(copy):
         if not copy.exists():
@@ -137,5 +128,5 @@ def _fetched(name: str, system: Any, path: str, facts: dict, cache: str | None) 
                 raise _unreachable(name, error) from error
             if size is not None and unfinished.stat().st_size != size:
                 raise BadInput(f"'{name}' came incomplete: {unfinished.stat().st_size} of {size} bytes; try again")
-            Path(unfinished).replace(copy)
+            unfinished.replace(copy)
     return ShardFile(name, str(copy))

@@ -101,7 +101,7 @@ def scan(shard: ShardFile, fields: Fields) -> Index:
     content = hashlib.sha256()
     with open(shard.path, "rb") as file:
         for members in _samples(file, shard, problems):
-            extensions.update(members)
+            extensions.update(list(members))
             sample = Sample(members, lambda at: os.pread(file.fileno(), at[1], at[0]), problems)
             try:
                 image = sample.member(fields.image)
@@ -196,7 +196,6 @@ def strings_of(value: object, problems: Counter) -> list[str]:
 
 def _samples(file: object, shard: ShardFile, problems: Counter) -> Iterator[dict[str, Member]]:
     """The members of each sample: extension -> where it is."""
-    size = os.fstat(file.fileno()).st_size
     try:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (the file is closed by its owner)
     except tarfile.TarError as error:
@@ -205,20 +204,16 @@ def _samples(file: object, shard: ShardFile, problems: Counter) -> Iterator[dict
         raise BadInput(f"'{shard.name}' {reason} ({error})") from error
     key, members = None, {}
     for name, at in _files(archive, problems):
-        if sum(at) > size:  # its end is missing, and with it perhaps the rest of its sample
-            members = {}
-            break
         stem, extension = _split(name)
         if members and (stem != key or extension in members):
             yield members
             members = {}
         key = stem
         members[extension] = at
-    if _ended(file, archive.offset):
-        if members:
-            yield members
-    else:
+    if not _ended(file, archive.offset):  # then the last sample may have lost its end, or a member
         problems[CUT] += 1
+    elif members:
+        yield members
 
 
 def _files(archive: tarfile.TarFile, problems: Counter) -> Iterator[tuple[str, Member]]:

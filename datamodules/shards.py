@@ -51,13 +51,13 @@ class Members:
             self.opened.popitem(last=False)[1].close()
         raw = os.pread(file.fileno(), size, offset)  # has no position, so that forked workers can share the file
         if len(raw) < size:
-            raise OSError("the shard was shortened while it was in use")
+            raise OSError("the shard has become shorter")
         return raw
 
     def name(self, shard: int, offset: int) -> str:
         """Of a member, from its header in the tar."""
         name = self.read(shard, offset - 512, 100).split(b"\0")[0]
-        return f"{name.decode(errors='replace')} in {self.names[shard]}"
+        return f"{name.decode(errors='replace')} in {os.path.basename(self.names[shard])}"
 
     def __getstate__(self) -> dict:
         return {"names": self.names, "paths": self.paths, "opened": OrderedDict()}
@@ -79,7 +79,8 @@ class ShardPictures:
             picture.load()
         except (*UNREADABLE, TypeError, LookupError, struct.error, EOFError, MemoryError) as error:
             # decoders raise whatever they stumble over; to all who read pictures that is a corrupt one
-            raise OSError(f"{self.members.name(*at[:2])}: {error}") from error
+            reason = "no picture of a known kind" if isinstance(error, PIL.UnidentifiedImageError) else error
+            raise OSError(f"{self.members.name(*at[:2])}: {reason}") from error
         return picture
 
 
@@ -95,8 +96,11 @@ class ShardTexts:
 
     def __call__(self, index: int) -> tuple[str, ...]:
         extension, path = parts_of(self.fields[self.number[index]])
-        problems: Counter = Counter()  # counted when the index was made
-        value = decoded(self.members.read(int(self.shard[index]), *self.place[index].tolist()), extension, problems)
+        shard, problems = int(self.shard[index]), Counter()  # they were counted when the index was made
+        try:
+            value = decoded(self.members.read(shard, *self.place[index].tolist()), extension, problems)
+        except (OSError, ValueError) as error:  # when the index was made, it could be read
+            raise BadInput(f"'{self.members.names[shard]}' changed while it was in use: {error}") from error
         return tuple(strings_of(at_path(value, path), problems))
 
 
