@@ -63,7 +63,7 @@ class EvaluationView:
 
     def __call__(self, pictures: list[Image], seed: int, epoch: Tensor, index: Tensor) -> Tensor:
         """(B, 1, C, size, size) uint8."""
-        return torch.stack([pixels(self._centre(picture)) for picture in pictures])[:, None]
+        return pixels([self._centre(picture) for picture in pictures])[:, None]
 
     def _centre(self, picture: Image) -> Image:
         side = min(picture.size)
@@ -140,10 +140,10 @@ def usual_size(pictures: Pictures) -> int:
     return min(224, int(np.median(sides)))
 
 
-def pixels(picture: Image) -> Tensor:
-    """(C, H, W) uint8."""
-    array = np.array(picture)
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+def pixels(pictures: list[Image]) -> Tensor:
+    """(B, C, H, W) uint8, from pictures of one size."""
+    stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
 
 
 def to_channels(picture: Image, channels: int) -> Image:
@@ -157,4 +157,5 @@ def to_channels(picture: Image, channels: int) -> Image:
     if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = PIL.Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
     picture.load()
-    return picture.convert("RGB" if channels == 3 else "L")
+    mode = "RGB" if channels == 3 else "L"
+    return picture if picture.mode == mode else picture.convert(mode)

@@ -23,8 +23,8 @@ from errors import BadInput
 log = logging.getLogger(__name__)
 
 OPEN_FILES = 128  # a process may open a thousand or so
-SPLIT_OF = {"shards": "train", "val_shards": "val", "test_shards": "test"}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no EPS: reading one would start another program
+SPLIT_OF = {"shards": "train", "val_shards": "val", "test_shards": "test"}
 
 Patterns = str | list[str] | None
 """Of shards, as `shard_files` takes them; None for none."""
