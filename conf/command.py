@@ -26,7 +26,7 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
         try:
             main()
         except BadInput as error:
-            _exit(str(error), 2)
+            _exit(str(error).rpartition("errors.BadInput: ")[2].strip(), 2)  # a data worker puts its traceback before it
         except RunStopped as error:
             _exit(str(error), error.exit_code)
         except KeyboardInterrupt:

@@ -123,10 +123,12 @@ def _fetched(name: str, system: AbstractFileSystem, path: str, facts: dict[str, 
             unfinished = copy.with_suffix(".unfinished")
             try:
                 system.get_file(path, str(unfinished))
+                found = unfinished.stat().st_size
             except Exception as error:
                 unfinished.unlink(missing_ok=True)
                 raise _unreachable(name, error) from error
-            if size is not None and unfinished.stat().st_size != size:
-                raise BadInput(f"'{name}' came incomplete: {unfinished.stat().st_size} of {size} bytes; try again")
+            if size is not None and found != size:
+                unfinished.unlink()
+                raise BadInput(f"'{name}' came incomplete: {found} of {size} bytes; try again")
             unfinished.replace(copy)
     return ShardFile(name, str(copy))

@@ -7,12 +7,14 @@ import tarfile
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from conftest import error_line, inside
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_commands import SMALL
 
 from conf import build, read_choice
-from conf.command import quoted
+from conf.command import command, quoted
+from errors import BadInput
 from reports.result import read_result
 
 
@@ -32,6 +34,24 @@ from reports.result import read_result
 )
 def test_brace_patterns_need_no_quotes_of_hydra(word, value):
     assert OverridesParser.create().parse_override(quoted(word)).value() == value
+
+
+class Spoilt(torch.utils.data.Dataset):
+    """What a shard is that was overwritten in the middle of a run."""
+
+    def __getitems__(self, numbers: list[int]) -> None:
+        raise BadInput("'train-3.tar' changed while it was in use: the shard has become shorter")
+
+
+def test_what_a_data_worker_finds_is_one_line_too(capsys):
+    @command
+    def main() -> None:
+        list(torch.utils.data.DataLoader(Spoilt(), batch_sampler=[[0], [1]], num_workers=1))
+
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == "error: 'train-3.tar' changed while it was in use: the shard has become shorter\n"
 
 
 def shard(path, members) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_shards import SMALL, caption
 
-from datamodules.image_text import Captioned, ImageTextData, drawn
+from datamodules.image_text import Captioned, ImageTextData, _sample, drawn
 from datamodules.samples import Pictures
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput
@@ -110,6 +110,23 @@ def test_unlabelled_pictures_have_no_task(tmp_path):
     assert sorted(together) == sorted(text for texts in map(made().captions, range(40)) for text in texts)
     again = opened(tmp_path, splits=splits, class_names=[], split_seed=3)
     assert again.captions("test") != data.captions("test")
+
+
+def test_a_tokenizer_belongs_to_the_captions_that_it_was_trained_on(tmp_path):
+    splits = {"train": made(labels=False)}
+    parts = [opened(tmp_path, splits=splits, class_names=[], split_seed=seed).splits["train"] for seed in (0, 1, 0)]
+    assert parts[0].content == parts[2].content != parts[1].content
+    assert made(captions=1).content != made(captions=2).content
+
+
+def test_of_many_captions_a_spread_share_trains_the_tokenizer():
+    part = made(1000, captions=1)
+    few = list(_sample(part, 100 * len(caption(0))))
+    assert 95 < len(few) < 130  # they differ a little in length
+    numbers = [part.captions.__self__.index((text,)) for text in few]
+    assert len(set(numbers)) == len(few)
+    assert 400 < np.mean(numbers) < 600
+    assert len(list(_sample(part, 10**9))) == 1000
 
 
 @pytest.mark.parametrize(

@@ -94,5 +94,6 @@ def test_a_store_that_breaks_off_is_reported_and_leaves_nothing(store, tmp_path,
     monkeypatch.setattr(type(store), "get_file", lambda self, path, local, **more: open(local, "wb").close())
     with pytest.raises(BadInput, match="came incomplete: 0 of"):
         opened(tmp_path, "memory://bucket/train-0.tar")
+    assert not [path for path in (tmp_path / "cache" / "shards").iterdir() if path.suffix != ".lock"]
     monkeypatch.undo()
     assert opened(tmp_path, "memory://bucket/train-0.tar").spec.num_train == 10

@@ -140,6 +140,11 @@ def test_an_index_is_made_once_and_anew_when_the_shard_or_the_fields_change(tmp_
         file.write_bytes(file.read_bytes()[:100])
     assert len(opened().label) == 4  # a spoilt index is no index
     assert len(scans) == 4
+    raw = path.read_bytes().replace(b"river", b"ocean")
+    path.write_bytes(raw)  # as long as before
+    os.utime(path, ns=(0, 10**9))
+    assert "ocean" in opened().label_names
+    assert len(scans) == 5
     moved = tmp_path / "b.tar"
     shutil.copy(path, moved)
     assert scanned(moved).content == opened().content

@@ -283,8 +283,11 @@ def test_text_in_shards_is_a_corpus(tmp_path):
     decoded = data.vocabulary.tokenizer.decode(np.concatenate([stream.tokens for stream in streams.values()]))
     assert all(f"number {i} whale" in decoded for i in range(40))
     tar(tmp_path / "val-00.tar", [(f"{i}.txt", b"the sea " * 30) for i in range(3)])
-    given = TextShards(f"{tmp_path}/train-*.tar", val_shards=f"{tmp_path}/val-*.tar", **settings)
-    assert {split: len(blocks.stream.document_ends) for split, blocks in given.splits.items()} == {"train": 40, "val": 3}
+    tar(tmp_path / "test-00.tar", [(f"{i}.txt", b"the sea " * 30) for i in range(2)])
+    held_out = {f"{split}_shards": f"{tmp_path}/{split}-*.tar" for split in ("val", "test")}
+    given = TextShards(f"{tmp_path}/train-*.tar", **held_out, **settings)
+    found = {split: len(blocks.stream.document_ends) for split, blocks in given.splits.items()}
+    assert found == {"train": 40, "val": 3, "test": 2}
 
 
 def test_a_tokenizer_trained_in_the_parent_cuts_new_words_in_forked_workers(tmp_path):
