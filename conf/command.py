@@ -10,6 +10,8 @@ from pathlib import Path
 from conf import CONF
 from errors import BadInput, RunStopped, nearest
 
+BRACES = re.compile(r"(?<!\$)\{[^{}$:]*(\.\.|,)[^{}:]*\}")  # {00..04} or {a,b}, no dictionary and no interpolation
+
 
 def command(main: Callable[[], object]) -> Callable[[], None]:
     """Wrap a `@hydra.main` function: what a user can get wrong ends in one line and a non-zero exit code, no traceback.
@@ -20,11 +22,11 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
     @functools.wraps(main)
     def run() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that the line below is ours
-        sys.argv[1:] = settle_late(sys.argv[1:])
+        sys.argv[1:] = settle_late([quoted(word) for word in sys.argv[1:]])
         try:
             main()
         except BadInput as error:
-            _exit(str(error), 2)
+            _exit(str(error).rpartition("errors.BadInput: ")[2].strip(), 2)  # a data worker puts its traceback before it
         except RunStopped as error:
             _exit(str(error), error.exit_code)
         except KeyboardInterrupt:
@@ -36,6 +38,13 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
             _exit(line, 2)
 
     return run
+
+
+def quoted(word: str) -> str:
+    """A setting whose value is a path with a brace pattern, `shards=train-{00..04}.tar`, in the quotes that Hydra wants."""
+    key, _, value = word.partition("=")
+    plain = value and value[0] not in "'\"[" and not re.match(r"\w+\(", value) and "'" not in value
+    return f"{key}='{value}'" if plain and BRACES.search(value) else word
 
 
 def settle_late(words: list[str]) -> list[str]:

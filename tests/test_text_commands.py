@@ -189,6 +189,9 @@ def test_everything_in_conf_has_a_test():
     image = {"vit_t", "vit_s", "vit_b", "vit_l", "resnet18", "resnet50", "timm", "pixels"}
     text = {"bert_tiny", "bert_mini", "bert_small", "bert_base", "bert_large", "modernbert_base", "gpt_mini", "gpt2"}
     assert choices("model") == image | text | {"llama_mini", "t5_mini", "t5_small", "hf"}
-    text_data = {"kjv", "text_files", "text_classification", "huggingface", "glue"}
-    assert choices("datamodule") == {"emoji", "image_folder", *torchvision_sets.KNOWN} | text_data
-    assert {modality("datamodule", name) for name in text_data} == {"text"}
+    text_data = {"kjv", "text_files", "text_shards", "text_classification", "huggingface", "glue"}
+    image_data = {"emoji", "image_folder", "image_shards", *torchvision_sets.KNOWN}
+    image_text_data = {"emoji_captions", "pairs", "webdataset"}
+    assert choices("datamodule") == image_data | text_data | image_text_data
+    for kind, names in (("text", text_data), ("image", image_data), ("image_text", image_text_data)):
+        assert {modality("datamodule", name) for name in names} == {kind}
