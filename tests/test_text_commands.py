@@ -10,10 +10,10 @@ import yaml
 from conftest import error_line, inside
 from test_commands import PICTURED, SMALL, choices
 
+from conf import modality
 from datamodules import torchvision_sets
 from models.export import load_encoder
 from reports.result import read_result
-from training.fitting import modality
 
 TEXTS = {  # every text objective, and what it shows to be read
     "mlm": "masked_text",
