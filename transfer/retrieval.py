@@ -78,7 +78,7 @@ def retrieve(image_NE: Tensor, text_UE: Tensor, texts_of: list[list[int]]) -> di
         right_QN = torch.from_numpy(belongs_UN[chunk.numpy()].toarray())
         to_image.append(_judged(text_UE[chunk] @ image_NE.T, right_QN))
 
-    found = {}
+    found: dict[str, float] = {}
     for way, judged, num_candidates in (
         ("image_to_text", to_text, len(text_M)),
         ("text_to_image", to_image, len(image_NE)),
@@ -89,10 +89,11 @@ def retrieve(image_NE: Tensor, text_UE: Tensor, texts_of: list[list[int]]) -> di
             found[f"chance_{way}_recall_at_{k}"] = chance_of_recall(num_positives, num_candidates, k)
         found[f"{way}_median_rank"] = float(np.median(ranks))
         found[f"chance_{way}_median_rank"] = chance_of_median_rank(num_positives, num_candidates)
-    for kind in ("", "chance_"):
-        both = [found[f"{kind}{way}_recall_at_1"] for way in ("image_to_text", "text_to_image")]
-        found[f"{kind}recall_at_1"] = sum(both) / 2
-    return dict(sorted(found.items(), key=lambda item: item[0].startswith("chance_")))
+    both = {
+        f"{kind}recall_at_1": (found[f"{kind}image_to_text_recall_at_1"] + found[f"{kind}text_to_image_recall_at_1"]) / 2
+        for kind in ("", "chance_")
+    }
+    return both | found
 
 
 def _judged(similarity_QC: Tensor, right_QC: Tensor) -> tuple[Tensor, Tensor]:

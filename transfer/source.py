@@ -241,8 +241,17 @@ def finish(
         },
     )
     path = result.write(folder)
-    shown = "  ".join(f"{key} {value}" if isinstance(value, str) else f"{key} {value:.4g}" for key, value in metrics.items())
-    print(f"{name} of {source.objective} ({source.name}) on {data.spec.name}, {num_labels} labels: {shown}")
+    print(f"{name} of {source.objective} ({source.name}) on {data.spec.name}, {num_labels} labels: {shown(metrics)}")
     print(f"{seconds:.1f} s  result: {path}")
     print(f"next: python compare.py report={settings['outputs']}")
     return metrics[metric]
+
+
+def shown(metrics: dict[str, float | str]) -> str:
+    """Metrics in one line, each with its chance level where it has one."""
+    parts = []
+    for key, value in metrics.items():
+        if not key.startswith("chance_"):
+            chance = f" (chance {metrics[f'chance_{key}']:.4g})" if f"chance_{key}" in metrics else ""
+            parts.append(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}{chance}")
+    return "  ".join(parts)

@@ -50,7 +50,7 @@ class ZeroShot:
         one = np.ones(1, int)
         return scores(similarity_NC.argmax(1).numpy(), label_N.numpy(), data.spec) | {
             "top_5": float((rank_N <= 5).float().mean()),
-            "chance": chance_of_recall(one, len(names), 1),
+            "chance_accuracy": chance_of_recall(one, len(names), 1),
             "chance_top_5": chance_of_recall(one, len(names), 5),
             "majority": float(torch.bincount(label_N).max() / len(label_N)),
         }
