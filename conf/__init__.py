@@ -51,6 +51,7 @@ def build(node: dict[str, Any], **late: Any) -> Any:
     Raises:
         BadInput: such a setting names no model, or one of another modality than its key says.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     named = {
@@ -59,7 +60,11 @@ def build(node: dict[str, Any], **late: Any) -> Any:
         if key.endswith(NAMES_A_MODEL) and isinstance(value, str) and key not in late
     }
     plain = {key: value for key, value in node.items() if key not in named}
-    return instantiate(plain, _partial_=True)(**named, **late)
+    try:
+        made = instantiate(plain, _partial_=True)
+    except InstantiationException as error:  # Hydra's words around those of a node within the node
+        raise (error.__cause__ if isinstance(error.__cause__, BadInput) else error) from None
+    return made(**named, **late)
 
 
 def model_named(key: str, choice: str) -> Callable[..., Any]:

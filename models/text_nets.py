@@ -76,7 +76,9 @@ def net_from_name(name: str | None, pretrained: bool) -> PreTrainedModel:
         BadInput: there is none, or it cannot be read.
     """
     if not name:
-        raise BadInput("model=hf needs model.name=<the folder or hub id of a Hugging Face model>")
+        raise BadInput(
+            "model=hf needs model.name=<the folder or hub id of a Hugging Face model>; text_model=hf text_settings.name"
+        )
     try:
         config = AutoConfig.from_pretrained(name)
         if not pretrained:
