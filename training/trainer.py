@@ -93,5 +93,6 @@ def _quieten() -> None:
         ".*dataloader is not resumable.*",
         ".*treespec.*",
         ".*log_every_n_steps.*",
+        ".*in eval mode at the start of training.*",  # towers that are locked
     ):
         warnings.filterwarnings("ignore", message)
