@@ -48,8 +48,8 @@ def main(config: DictConfig) -> float:
     flops = sample_flops(objective, first_batch, data.batch_size)
     num_steps = budget.num_steps(data.batch_size, data.spec.num_train, flops)
 
-    recipe = encoder.exported()[1]
-    module = Pretraining(objective, optimization, num_steps, data.batch_size, seed, {"config": run.config, "encoder": recipe})
+    recipes = {name: part.exported()[1] for name, part in objective.exports().items()}
+    module = Pretraining(objective, optimization, num_steps, data.batch_size, seed, {"config": run.config, **recipes})
     monitors = Monitors(
         data,
         validation_probe,

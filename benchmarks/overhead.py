@@ -55,7 +55,7 @@ def batches() -> list[dict[str, torch.Tensor]]:
 def bare(data: list[dict[str, torch.Tensor]], recipe: Optimization) -> float:
     """Seconds a step of a plain PyTorch loop."""
     model = objective()
-    optimizer = recipe.optimizer(model, model.encoder, BATCH)
+    optimizer = recipe.optimizer(model, BATCH)
     began = 0.0
     for step, batch in enumerate(data):
         if step == 2:  # the first steps warm up

@@ -15,7 +15,17 @@ from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.encoder import Encoder, Features
 from models.last_layer import allow_places, hidden_at
-from models.text_nets import CAUSAL, ENCODER_DECODERS, NAMES, USUAL_NAMES, build_net, net_config, net_from_name, set_dropout
+from models.text_nets import (
+    CAUSAL,
+    ENCODER_DECODERS,
+    NAMES,
+    USUAL_NAMES,
+    build_net,
+    initialise_as_clip,
+    net_config,
+    net_from_name,
+    set_dropout,
+)
 
 UNLIMITED = 1_000_000  # positions of architectures that only know distances
 POOLS = ("mean", "first", "last")
@@ -53,10 +63,11 @@ class TextEncoder(Encoder):
         width, depth, heads, feedforward: of the blocks.
         pool: "mean" of the tokens, the "first" token, or the "last" one.
         dropout: of everything that has dropout.
+        initialisation: None is the architecture's own, "clip" that of CLIP's text tower; of fresh weights.
         settings: more of the architecture's own configuration.
 
     Raises:
-        BadInput: no such architecture, pool or model, or an embedding smaller than the vocabulary.
+        BadInput: no such architecture, pool, model or initialisation, or an embedding smaller than the vocabulary.
     """
 
     modality = "text"
@@ -74,11 +85,14 @@ class TextEncoder(Encoder):
         feedforward: int = 1024,
         pool: str = "mean",
         dropout: float = 0.0,
+        initialisation: str | None = None,
         settings: dict[str, Any] | None = None,
     ):
         super().__init__()
         if pool not in POOLS:
             raise BadInput(f"there is no model.pool '{pool}'; {nearest(pool, POOLS)}")
+        if initialisation not in (None, "clip"):
+            raise BadInput(f"there is no model.initialisation '{initialisation}'; choices: null, clip")
         self.pool, self.pretrained, self.name = pool, pretrained, name
         self.vocabulary, self.block_length = spec.vocabulary, spec.block_length
         if config is not None:
@@ -103,6 +117,8 @@ class TextEncoder(Encoder):
         self.causal = known.model_type in CAUSAL
         allow_places(self.net)
         self.set_drop_path(dropout)
+        if initialisation is not None and not pretrained:
+            initialise_as_clip(self.net)
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from errors import BadInput
+
 
 def gather_candidates(local: Tensor) -> Tensor:
     """(b, ...) on each of W ranks -> (W b, ...) in rank order; the tensor itself where nothing is distributed."""
@@ -21,3 +23,9 @@ def first_own_row(local_rows: int) -> int:
     """Where this rank's rows begin among the gathered ones."""
     distributed = dist.is_available() and dist.is_initialized()
     return dist.get_rank() * local_rows if distributed else 0
+
+
+def need_two(num_candidates: int) -> None:
+    """Raise BadInput where there is nothing to be told apart."""
+    if num_candidates < 2:
+        raise BadInput("pairs are compared with the other pairs of their batch: datamodule.batch_size must be at least 2")

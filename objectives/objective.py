@@ -73,6 +73,10 @@ class Objective(nn.Module):
     def after_step(self, progress: float) -> None:
         """Move teachers and queues after an optimiser step; `progress` runs from 0 to 1 over the budget."""
 
+    def exports(self) -> dict[str, nn.Module]:
+        """What a run leaves behind, by the name of its files: modules that have `exported`, as encoders do."""
+        return {"encoder": self.encoder}
+
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """What a person would look at: named images (C, H, W) in [0, 1], of a fixed small batch."""
         return {}

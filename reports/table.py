@@ -11,7 +11,7 @@ from reports.scores import by_seed, column, cost_of
 from reports.statistics import bootstrap_interval
 
 BASELINES = ("random", "supervised")  # first rows of every table
-SHARES = ("accuracy", "macro_f1")  # the other metrics are correlations, from -1 to 1
+SHARES = ("accuracy", "macro_f1", "recall_at_1")  # the other metrics are correlations, from -1 to 1
 
 
 def collect(folder: Path) -> tuple[list[Result], list[str]]:

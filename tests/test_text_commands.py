@@ -9,11 +9,12 @@ import torch
 import yaml
 from conftest import error_line, inside
 from test_commands import PICTURED, SMALL, choices
+from test_image_text_commands import CONTRASTIVE
 
+from conf import modality
 from datamodules import torchvision_sets
 from models.export import load_encoder
 from reports.result import read_result
-from training.fitting import modality
 
 TEXTS = {  # every text objective, and what it shows to be read
     "mlm": "masked_text",
@@ -185,10 +186,10 @@ def test_one_line_says_what_is_wrong(here, sweep, texts, script, words, expected
 
 
 def test_everything_in_conf_has_a_test():
-    assert set(PICTURED) | set(TEXTS) == choices("objective")
-    image = {"vit_t", "vit_s", "vit_b", "vit_l", "resnet18", "resnet50", "timm", "pixels"}
+    assert set(PICTURED) | set(TEXTS) | set(CONTRASTIVE) == choices("objective")
+    image = {"vit_t", "vit_s", "vit_b", "vit_l", "resnet18", "resnet50", "timm", "pixels", "clip_vit_b"}
     text = {"bert_tiny", "bert_mini", "bert_small", "bert_base", "bert_large", "modernbert_base", "gpt_mini", "gpt2"}
-    assert choices("model") == image | text | {"llama_mini", "t5_mini", "t5_small", "hf"}
+    assert choices("model") == image | text | {"llama_mini", "t5_mini", "t5_small", "hf", "clip_text", "modernbert_mini"}
     text_data = {"kjv", "text_files", "text_shards", "text_classification", "huggingface", "glue"}
     image_data = {"emoji", "image_folder", "image_shards", *torchvision_sets.KNOWN}
     image_text_data = {"emoji_captions", "pairs", "webdataset"}

@@ -74,7 +74,7 @@ class Pretraining(L.LightningModule):
         self.objective.after_step(min(1.0, (self.global_step + 1) / self.num_steps))
 
     def configure_optimizers(self) -> dict:
-        optimizer = self.optimization.optimizer(self.objective, self.objective.encoder, self.batch_size)
+        optimizer = self.optimization.optimizer(self.objective, self.batch_size)
         schedule = LambdaLR(optimizer, lambda step: self.optimization.lr_factor(step, self.num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

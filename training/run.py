@@ -97,15 +97,21 @@ class Run:
         steps, batch = module.num_steps, module.batch_size
         encoder = module.objective.encoder
         patches = f", {encoder.num_patches} patches of {encoder.patch_size} px" if encoder.num_patches else ""
-        shape = (
-            f"blocks of {spec.block_length} tokens, vocabulary {spec.vocabulary.size:,}"
-            if spec.vocabulary is not None
-            else f"samples, {spec.image_size} px, {spec.num_classes} classes"
-        )
+        shape = {
+            "image": f"samples, {spec.image_size} px, {spec.num_classes} classes",
+            "text": f"blocks of {spec.block_length} tokens",
+            "image_text": f"pairs, {spec.image_size} px, captions of up to {spec.block_length} tokens",
+        }[spec.modality]
+        shape += f", vocabulary {spec.vocabulary.size:,}" if spec.vocabulary is not None else ""
         lines = {
             "run": str(self.folder) + (f" (resumed at step {self.first_step})" if self.first_step else ""),
             "objective": f"{names['objective']}, {flops:.3g} FLOPs a sample",
             "model": f"{names['model']}, {num_parameters(encoder):,} parameters of {num_parameters(module):,} trained{patches}",
+            **{
+                setting: f"{self.config['objective'][setting]}, {num_parameters(part):,} parameters"
+                for name, part in module.objective.exports().items()
+                if (setting := name.replace("_encoder", "_model")) in self.config["objective"]
+            },
             "data": f"{spec.name}, {spec.num_train:,} training {shape}",
             "budget": f"{steps:,} steps x {batch} samples = {steps * batch / spec.num_train:.2f} epochs, "
             f"{steps * batch * flops:.3g} FLOPs",
@@ -113,8 +119,9 @@ class Run:
             f"warm-up {recipe.warmup:g} of the steps, then cosine",
             "speed": ", ".join(f"{name} {value}" for name, value in resolved.items()),
         }
+        width = max(map(len, lines))
         for name, line in lines.items():
-            print(f"{name:>9}  {line}", flush=True)
+            print(f"{name:>{width}}  {line}", flush=True)
 
     def finish(
         self,
@@ -126,7 +133,7 @@ class Run:
         progress: ProgressLine,
         monitors: Monitors,
     ) -> float:
-        """Export the encoder, write the result, print where things are and what to type next.
+        """Export what was learned, write the result, print where things are and what to type next.
 
         Returns:
             The validation k-NN accuracy, or minus the last loss where there is none.
@@ -134,7 +141,7 @@ class Run:
         if module.global_step != module.num_steps:
             raise RunStopped(f"training ended at step {module.global_step} of {module.num_steps}", exit_code=1)
         names, encoder = self.config["names"], module.objective.encoder
-        weights = save_encoder(encoder, self.folder)
+        weights = {name: save_encoder(part, self.folder, name) for name, part in module.objective.exports().items()}
         samples = module.num_steps * module.batch_size
         metrics = {"first_loss": progress.losses[0][1], "last_loss": progress.losses[-1][1], **monitors.metrics}
         result = Result(
@@ -150,7 +157,7 @@ class Run:
                 "epochs": samples / spec.num_train,
                 "flops": samples * flops,
             }
-            | ({"tokens": samples * spec.block_length} if spec.block_length else {}),
+            | ({"tokens": samples * spec.block_length} if spec.modality == "text" else {}),
             parameters={"encoder": num_parameters(encoder), "total": num_parameters(module)},
             samples_per_second=progress.samples_per_second,
             seconds=progress.seconds,
@@ -169,9 +176,15 @@ class Run:
         print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {progress.seconds:.0f} s", end="")
         print(f", {module.corrupt_samples} corrupt pictures replaced" if module.corrupt_samples else "")
         print("  ".join(f"{name} {value:.4g}" for name, value in monitors.metrics.items()))
-        print(f"result:  {path}\nencoder: {weights}")
-        print(f"look:    tensorboard --logdir {self.folder / 'tensorboard'}")
-        print(f"next:    python finetune.py checkpoint={self.folder} transfer=linear")
+        transfer = "retrieval" if spec.modality == "image_text" else "linear"
+        places = {
+            "result": path,
+            **weights,
+            "look": f"tensorboard --logdir {self.folder / 'tensorboard'}",
+            "next": f"python finetune.py checkpoint={self.folder} transfer={transfer}",
+        }
+        for name, place in places.items():
+            print(f"{name + ':':<{max(map(len, places)) + 1}} {place}")
         return metrics.get("val_knn_accuracy", -metrics["last_loss"])
 
 

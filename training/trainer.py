@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
 
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, kernels_used, set_attention
 from models.encoder import Encoder
-from objectives.objective import Objective
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -47,11 +47,12 @@ def build_trainer(
     )
 
 
-def prepare_speed(module: Objective | Encoder, settings: dict[str, Any]) -> dict[str, str]:
-    """Set the attention kernel of an objective or encoder; returns what every `auto` became, for log and result."""
+def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
+    """Set the attention kernel of all encoders inside a module; returns what every `auto` became, for log and result."""
     device = device_type(settings["accelerator"])
     precision = resolve_precision(settings["precision"], device)
-    kernel, reason = choose_attention(settings["attention"], device, getattr(module, "encoder", module).num_tokens)
+    longest = max(encoder.num_tokens for encoder in module.modules() if isinstance(encoder, Encoder))
+    kernel, reason = choose_attention(settings["attention"], device, longest)
     set_attention(module, kernel)
     attention = f"{kernel} ({reason})" if kernels_used(module) else "none (no attention layers)"
     return {"device": device, "precision": precision, "attention": attention}
@@ -92,5 +93,6 @@ def _quieten() -> None:
         ".*dataloader is not resumable.*",
         ".*treespec.*",
         ".*log_every_n_steps.*",
+        ".*in eval mode at the start of training.*",  # towers that are locked
     ):
         warnings.filterwarnings("ignore", message)
