@@ -26,11 +26,10 @@ def main(config: DictConfig) -> float:
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     choices = HydraConfig.get().runtime.choices
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
-    seed = settings["seed"]
-    torch.manual_seed(seed)
-
     kind = modality("datamodule", choices["datamodule"]) if choices.get("datamodule") else "image"
     source = Source.find(settings["checkpoint"], settings["outputs"], settings.get("model"), choices.get("model"), kind)
+    seed = settings["seed"] = source.seed or 0 if settings["seed"] is None else settings["seed"]
+    torch.manual_seed(seed)
     data = source.open_task(settings.get("datamodule"))
     check_task(data)
     data = data.with_label_fraction(settings["label_fraction"], seed)
