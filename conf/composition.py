@@ -1,9 +1,9 @@
-"""What a command line would be configured as, without running it."""
+"""Configurations beyond the one that a command is started with."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from conf import CONF
+from conf import CONF, choices_of
 
 
 def compose_settings(command: str, words: Sequence[str], complete: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
@@ -26,3 +26,18 @@ def compose_settings(command: str, words: Sequence[str], complete: bool = True) 
     with open_dict(config):
         del config["hydra"]
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=complete), choices
+
+
+def store_comparison() -> None:
+    """Give Hydra the configuration of compare.py and its plans, but no other groups.
+
+    In a comparison `model=vit_t` is a name, maybe one of several; where Hydra knows a group `model` it would be a choice.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store, config = ConfigStore.instance(), OmegaConf.load(CONF / "compare.yaml")
+    OmegaConf.set_struct(config.settings, False)  # its entries are whatever names a plan has words for
+    store.store("compare", config)
+    for name in choices_of("plan"):
+        store.store(name, OmegaConf.load(CONF / "plan" / f"{name}.yaml"), group="plan", package="_global_")
