@@ -1,5 +1,6 @@
 """Words of a command line: written so that Hydra reads back what was meant, and found from settings that differ."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +17,9 @@ def literal(value: Any) -> str:
         return f"[{','.join(map(literal, value))}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{name}:{literal(part)}' for name, part in value.items())}}}"
-    text = str(value)
-    quoted = text.replace("\\", "\\\\").replace('"', '\\"') if '"' in text or text.endswith("\\") else text
-    return f'"{quoted}"'
+    # a backslash is one unless it stands before a quotation mark
+    inside = re.sub(r'(\\*)"', r'\1\1\\"', str(value))
+    return '"' + re.sub(r"(\\+)$", r"\1\1", inside) + '"'
 
 
 def last_of_each(*parts: Iterable[str]) -> tuple[str, ...]:

@@ -1,16 +1,9 @@
 """compare.py, really run: what is missing is made, what is there is used again, and the report says what came of it."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import ROOT, command, error_line, inside
+from conftest import inside
 
 from plans import running
 from plans.words import literal
