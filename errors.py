@@ -11,7 +11,7 @@ class BadInput(Exception):
 class RunStopped(Exception):
     """A run ended before its budget (signal, non-finite loss); the message says what is saved and how to go on."""
 
-    def __init__(self, message: str, exit_code: int):
+    def __init__(self, message: str, exit_code: int = 1):
         super().__init__(message)
         self.exit_code = exit_code
 

@@ -25,11 +25,11 @@ def main(config: DictConfig) -> float:
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     choices = HydraConfig.get().runtime.choices
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
-    seed = settings["seed"]
-    torch.manual_seed(seed)
 
     protocol = build(settings["transfer"])
     source = Source.find(settings, choices, protocol)
+    seed = settings["seed"] = source.seed or 0 if settings["seed"] is None else settings["seed"]
+    torch.manual_seed(seed)
     opened = source.open_data(settings.get("datamodule"), protocol)
     data = judged_part(protocol, opened, settings["label_fraction"], seed)
     model = source.model_for(protocol, opened.spec, data.spec)

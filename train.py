@@ -19,9 +19,10 @@ def main(config: DictConfig) -> float:
 
     from training.budget import Budget
     from training.checkpoints import Checkpoints
+    from training.energy import Energy
     from training.fitting import check_fit, check_needs, face
     from training.flops import forward_flops, sample_flops
-    from training.monitors import Monitors, affordable_probes
+    from training.monitors import Monitors
     from training.pretraining import Pretraining
     from training.progress import ProgressLine
     from training.run import Run
@@ -46,37 +47,29 @@ def main(config: DictConfig) -> float:
     budget = Budget.of(run.config["budget"], run.config["trial_flops"])
     first_batch = next(iter(data.train_loader(objective.views(), seed, num_batches=1)))
     flops = sample_flops(objective, first_batch, data.batch_size)
-    num_steps = budget.num_steps(data.batch_size, data.spec.num_train, flops)
+    course = budget.course(data.batch_size, data.spec, flops)
 
     recipes = {name: part.exported()[1] for name, part in objective.exports().items()}
-    module = Pretraining(objective, optimization, num_steps, data.batch_size, seed, {"config": run.config, **recipes})
-    monitors = Monitors(
-        data,
-        validation_probe,
-        *affordable_probes(
-            **run.config["monitor"],
-            run_flops=flops * data.batch_size * num_steps,
-            picture_flops=forward_flops(encoder, first_batch),
-        ),
-    )
-    progress = ProgressLine(paused=lambda: monitors.seconds)
+    module = Pretraining(objective, optimization, course, data.batch_size, seed, {"config": run.config, **recipes})
+    picture_flops = forward_flops(encoder, first_batch)
+    monitors = Monitors(data, validation_probe, **run.config["monitor"], sample_flops=flops, picture_flops=picture_flops)
     checkpoints = Checkpoints(run.folder, run.config["trainer"]["checkpoint_every_steps"])
-    trainer = build_trainer(
-        run.config["trainer"], run.folder, num_steps, optimization.clip_norm, [progress, monitors, checkpoints]
-    )
+    energy = Energy()
+    callbacks = [ProgressLine(), monitors, energy, checkpoints]
+    trainer = build_trainer(run.config["trainer"], run.folder, course, optimization.clip_norm, callbacks)
     loader = data.train_loader(
         objective.views(),
         seed,
-        num_steps,
+        course.most_steps,
         run.first_step,
         run.config["trainer"]["workers"],
         trainer.global_rank,
         trainer.world_size,
     )
     run.claim()
-    run.announce(module, data.spec, flops, resolved)
+    run.announce(module, data.spec, budget, flops, resolved)
     trainer.fit(module, loader, ckpt_path=run.resume_point, weights_only=True)
-    return run.finish(module, data.spec, budget, flops, resolved, progress, monitors)
+    return run.finish(module, data.spec, budget, flops, resolved, monitors, energy)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """A command whose wrong input is answered in one line that names the thing, the reason and the choices."""
 
+import ctypes
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,8 @@ from conf import CONF
 from errors import BadInput, RunStopped, nearest
 
 BRACES = re.compile(r"(?<!\$)\{[^{}$:]*(\.\.|,)[^{}:]*\}")  # {00..04} or {a,b}, no dictionary and no interpolation
+PARENT = "HEADSTART_PARENT"  # environment variable: the process that started this one and must not be outlived
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def command(main: Callable[[], object]) -> Callable[[], None]:
@@ -21,6 +25,7 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run() -> None:
+        end_with_parent()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that the line below is ours
         sys.argv[1:] = settle_late([quoted(word) for word in sys.argv[1:]])
         try:
@@ -45,6 +50,19 @@ def quoted(word: str) -> str:
     key, _, value = word.partition("=")
     plain = value and value[0] not in "'\"[" and not re.match(r"\w+\(", value) and "'" not in value
     return f"{key}='{value}'" if plain and BRACES.search(value) else word
+
+
+def end_with_parent() -> None:
+    """Let Linux ask this process to stop when the one that started it is gone, even by kill -9.
+
+    Otherwise compare.py, killed and started again, would meet a job that is still at work. Elsewhere it waits for such a job.
+    """
+    parent = os.environ.pop(PARENT, None)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):
+        sys.exit(128 + signal.SIGTERM)
 
 
 def settle_late(words: list[str]) -> list[str]:

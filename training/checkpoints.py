@@ -38,13 +38,12 @@ class Checkpoints(L.Callback):
         self.signal = number
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
-        step = trainer.global_step
-        if self.signal is None and step % self.every_steps and step < module.num_steps:
+        if self.signal is None and trainer.global_step % self.every_steps and not module.course.finished:
             return
         self.save(trainer, module)
-        if self.signal is not None and step < module.num_steps:
+        if self.signal is not None and not module.course.finished:
             name = signal.Signals(self.signal).name
-            raise RunStopped(f"stopped by {name} at step {step} of {module.num_steps}; {self.where()}", 128 + self.signal)
+            raise RunStopped(f"stopped by {name} at {module.course.position}; {self.where()}", 128 + self.signal)
 
     def on_exception(self, trainer: L.Trainer, module: Pretraining, exception: BaseException) -> None:
         if isinstance(exception, RunStopped) and "checkpoint" not in str(exception):

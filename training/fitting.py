@@ -52,6 +52,13 @@ def face(names: dict[str, str], data: Data) -> Data:
     return data.task if needs_labels and data.task is not None else data
 
 
+def has_task(choice: str) -> bool:
+    """Whether a data module may have a labelled task; running text has none."""
+    from datamodules.text import TextData
+
+    return class_of("datamodule", choice).task is not TextData.task
+
+
 def _is_causal(choice: str) -> bool | None:
     """Whether a text model's attention is causal; None where that is not known from its file."""
     from models.text_nets import CAUSAL

@@ -36,7 +36,7 @@ class Optimization:
         """The linear scaling rule (Goyal et al. 2017)."""
         return self.base_lr * batch_size / REFERENCE_BATCH
 
-    def lr_factor(self, step: int, num_steps: int) -> float:
+    def lr_factor(self, step: int, num_steps: float) -> float:
         """Linear warm-up, then a half cosine to 0, by step; both scale to the budget."""
         warmup_steps = self.warmup * num_steps
         if step < warmup_steps:

@@ -17,10 +17,11 @@ from models.export import save_encoder
 from reports.result import Result
 from training.budget import Budget
 from training.checkpoints import read_checkpoint, readable_checkpoint
+from training.energy import Energy
 from training.monitors import Monitors
 from training.optimization import REFERENCE_BATCH
 from training.pretraining import Pretraining
-from training.progress import ProgressLine
+from training.progress import samples_per_second
 
 VERSIONS = ("torch", "torchvision", "lightning", "hydra-core", "timm", "transformers")
 
@@ -85,16 +86,14 @@ class Run:
         checkpoint = readable_checkpoint(folder)
         recorded = read_config(folder)
         point = read_checkpoint(checkpoint)
-        first_step, num_steps = point["global_step"], point["headstart"]["num_steps"]
-        if first_step >= num_steps:
-            raise BadInput(f"run '{folder}' is finished (step {first_step} of {num_steps}); there is nothing to resume")
+        if point["headstart"]["finished"] and (folder / "result.json").exists():
+            raise BadInput(f"run '{folder}' is finished ({point['headstart']['position']}); there is nothing to resume")
         speed = {node: config[node] for node in ("trainer", "monitor")}
-        return cls(folder, recorded | speed, checkpoint, first_step)
+        return cls(folder, recorded | speed, checkpoint, point["global_step"])
 
-    def announce(self, module: Pretraining, spec: DataSpec, flops: float, resolved: dict[str, str]) -> None:
+    def announce(self, module: Pretraining, spec: DataSpec, budget: Budget, flops: float, resolved: dict[str, str]) -> None:
         """Print what was resolved, before the first step."""
-        names, recipe = self.config["names"], module.optimization
-        steps, batch = module.num_steps, module.batch_size
+        names, recipe, batch = self.config["names"], module.optimization, module.batch_size
         encoder = module.objective.encoder
         patches = f", {encoder.num_patches} patches of {encoder.patch_size} px" if encoder.num_patches else ""
         shape = {
@@ -113,8 +112,7 @@ class Run:
                 if (setting := name.replace("_encoder", "_model")) in self.config["objective"]
             },
             "data": f"{spec.name}, {spec.num_train:,} training {shape}",
-            "budget": f"{steps:,} steps x {batch} samples = {steps * batch / spec.num_train:.2f} epochs, "
-            f"{steps * batch * flops:.3g} FLOPs",
+            "budget": budget_line(budget, module, spec, flops),
             "lr": f"{recipe.base_lr:g} x batch {batch} / {REFERENCE_BATCH} = {recipe.peak_lr(batch):g}, "
             f"warm-up {recipe.warmup:g} of the steps, then cosine",
             "speed": ", ".join(f"{name} {value}" for name, value in resolved.items()),
@@ -130,20 +128,20 @@ class Run:
         budget: Budget,
         flops: float,
         resolved: dict[str, str],
-        progress: ProgressLine,
         monitors: Monitors,
+        energy: Energy,
     ) -> float:
         """Export what was learned, write the result, print where things are and what to type next.
 
         Returns:
             The validation k-NN accuracy, or minus the last loss where there is none.
         """
-        if module.global_step != module.num_steps:
-            raise RunStopped(f"training ended at step {module.global_step} of {module.num_steps}", exit_code=1)
+        if not module.course.finished:
+            raise RunStopped(f"training ended at {module.course.position}", exit_code=1)
         names, encoder = self.config["names"], module.objective.encoder
         weights = {name: save_encoder(part, self.folder, name) for name, part in module.objective.exports().items()}
-        samples = module.num_steps * module.batch_size
-        metrics = {"first_loss": progress.losses[0][1], "last_loss": progress.losses[-1][1], **monitors.metrics}
+        watch, samples = module.watch, module.course.step * module.batch_size
+        metrics = {"first_loss": module.first_loss.item(), "last_loss": module.loss.item(), **monitors.metrics}
         result = Result(
             kind="pretrain",
             objective=names["objective"],
@@ -152,20 +150,22 @@ class Run:
             seed=self.config["seed"],
             budget_asked={"unit": budget.unit, "amount": budget.amount},
             budget_spent={
-                "steps": module.num_steps,
+                "steps": module.course.step,
                 "samples": samples,
                 "epochs": samples / spec.num_train,
                 "flops": samples * flops,
+                "minutes": watch.seconds / 60,
             }
-            | ({"tokens": samples * spec.block_length} if spec.modality == "text" else {}),
+            | ({"tokens": samples * spec.block_length} if spec.modality == "text" else {})
+            | energy.spent,
             parameters={"encoder": num_parameters(encoder), "total": num_parameters(module)},
-            samples_per_second=progress.samples_per_second,
-            seconds=progress.seconds,
+            samples_per_second=samples_per_second(module),
+            seconds=watch.seconds + watch.paused,
             peak_memory_bytes=peak_memory_bytes(),
             metrics=metrics,
             settings={
                 **resolved,
-                "monitor_seconds": monitors.seconds,
+                "monitor_seconds": watch.paused,
                 "corrupt_samples": module.corrupt_samples,
                 "resumed_at_step": self.first_step,
             },
@@ -173,7 +173,7 @@ class Run:
             git_commit=git_commit(),
         )
         path = result.write(self.folder)
-        print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {progress.seconds:.0f} s", end="")
+        print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {result.seconds:.0f} s", end="")
         print(f", {module.corrupt_samples} corrupt pictures replaced" if module.corrupt_samples else "")
         print("  ".join(f"{name} {value:.4g}" for name, value in monitors.metrics.items()))
         transfer = "retrieval" if spec.modality == "image_text" else "linear"
@@ -186,6 +186,19 @@ class Run:
         for name, place in places.items():
             print(f"{name + ':':<{max(map(len, places)) + 1}} {place}")
         return metrics.get("val_knn_accuracy", -metrics["last_loss"])
+
+
+def budget_line(budget: Budget, module: Pretraining, spec: DataSpec, flops: float) -> str:
+    """What the run will come to, as far as that is known before its first step."""
+    batch = module.batch_size
+    if module.course.timed:
+        return f"{budget.amount:g} minutes of training time, {batch} samples and {batch * flops:.3g} FLOPs a step"
+    samples = module.course.most_steps * batch
+    tokens = f"{samples * spec.block_length:,} tokens, " if spec.block_length else ""
+    return (
+        f"{module.course.most_steps:,} steps x {batch} samples = {samples / spec.num_train:.2f} epochs, "
+        f"{tokens}{samples * flops:.3g} FLOPs"
+    )
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -14,14 +14,15 @@ from torch import nn
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, kernels_used, set_attention
 from models.encoder import Encoder
+from training.course import Course
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def build_trainer(
-    settings: dict[str, Any], folder: Path, num_steps: int, clip_norm: float | None, callbacks: list[L.Callback]
+    settings: dict[str, Any], folder: Path, course: Course, clip_norm: float | None, callbacks: list[L.Callback]
 ) -> L.Trainer:
-    """A Trainer that runs `num_steps` as one Lightning epoch over the endless order of samples.
+    """A Trainer that runs a course as one Lightning epoch over the endless order of samples.
 
     Raises:
         BadInput: an accelerator or precision that does not exist or is not here.
@@ -34,7 +35,7 @@ def build_trainer(
         num_nodes=settings["num_nodes"],
         strategy=settings["strategy"],
         precision=PRECISIONS[resolve_precision(settings["precision"], device_type(settings["accelerator"]))],
-        max_steps=num_steps,
+        max_steps=course.most_steps,
         max_epochs=1,
         gradient_clip_val=clip_norm,
         logger=TensorBoardLogger(folder, name=None, version="tensorboard"),

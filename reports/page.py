@@ -1,0 +1,2 @@
+def write_report(folder, results, broken):
+    return folder / "report.html"
