@@ -1,4 +1,4 @@
-"""Compare: many results -> one table, and what it does and does not show."""
+"""Compare: many results -> one table and one page, and what they do and do not show."""
 
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from conf.command import command
 @command
 @hydra.main(config_path="conf", config_name="compare", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Print all transfer results below the folder `report`: the table, which differences are beyond chance, the head start."""
+    """All transfer results below `report`: print the table, what is beyond chance, head start and cost, and write the page."""
     from rich.console import Console
 
     from reports.head_start import head_starts
+    from reports.page import write_report
     from reports.table import accuracy_table, collect
-    from reports.verdict import head_start_line, verdicts
+    from reports.verdict import head_start_line, pareto_lines, verdicts
 
     results, broken = collect(Path(config.report))
     console = Console()
@@ -25,10 +26,11 @@ def main(config: DictConfig) -> None:
     console.print(accuracy_table(results))
     console.print("mean ± standard deviation (number of seeds), below it the 95 % interval of the mean;")
     console.print("samples, FLOPs and seconds are those of pre-training")
-    for line in (*verdicts(results), *(head_start_line(found) for found in head_starts(results))):
+    for line in (*verdicts(results), *map(head_start_line, head_starts(results)), *pareto_lines(results)):
         console.print(line, markup=False, highlight=False)
     for line in broken:
         console.print(f"left out: {line}", markup=False)
+    console.print(f"report: {write_report(Path(config.report), results, broken)}", markup=False, highlight=False)
 
 
 if __name__ == "__main__":
