@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def read_events(folder: Path) -> Events:
         return Events()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every end of a file, and of a cut one
     kept = {"scalars": 0, "images": 1, "tensors": 1}  # 0 is all; of what is not all the last is always kept
     files = EventAccumulator(str(folder), size_guidance=kept)
     files.Reload()

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from reports.amounts import interval, percent
 from reports.result import Result
 from reports.rows import Measured, Row, baseline_first, rows_of
-from reports.scores import entrants
+from reports.scores import block, entrants
 from reports.svg import LONGEST
 
 
@@ -20,7 +20,6 @@ class Figure:
     svg: Markup
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    note: str = ""
 
 
 def looks_of(results: Sequence[Result]) -> dict[str, int]:
@@ -41,10 +40,11 @@ def named(results: Sequence[Result], rows: Iterable[Row]) -> Iterator[tuple[str,
 
 def tests(results: Sequence[Result]) -> dict[str, dict[str, Row]]:
     """ "linear @ 0.1 on emoji" -> entrant -> row."""
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    found: dict[tuple[str, str, float], dict[str, Row]] = {}
     for name, row in named(results, rows_of(results)):
-        found.setdefault((row.task, row.column), {})[name] = row
-    return {f"{column} on {task}": rows for (task, column), rows in sorted(found.items())}
+        task, protocol, fraction = block(row.results[0])
+        found.setdefault((task, protocol, -fraction), {})[name] = row
+    return {f"{next(iter(rows.values())).column} on {task}": rows for (task, _, _), rows in sorted(found.items())}
 
 
 def numbers(name: str, row: Row) -> tuple[str, ...]:

@@ -8,6 +8,13 @@ from reports.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP
 from reports.runs import Run
 from reports.svg import COLOURS, Chart, Scale
 
+NAMES = {
+    "val_knn_accuracy": "validation k-NN accuracy, %",
+    "val_bits_per_byte": "validation bits per byte",
+    "val_pseudo_perplexity": "validation pseudo-perplexity",
+    "feature_std": "spread of features (0 is collapse)",
+    "rankme": "effective rank of features",
+}
 MOST_POINTS = 120  # of a line; a chart has no room for more
 
 
@@ -23,7 +30,8 @@ def learning_figures(runs: Sequence[tuple[str, Run]], looks: dict[str, int]) -> 
     by_flops = all(run.spent.get("flops") and run.spent.get("steps") for _, run in logged)
     figures = []
     for tag in sorted({tag for _, run in logged for tag in run.events.scalars if tag.startswith("monitor/")}):
-        figures.append(_figure(tag.removeprefix("monitor/").replace("_", " "), tag, logged, by_flops, looks))
+        name = tag.removeprefix("monitor/")
+        figures.append(_figure(NAMES.get(name, name.replace("_", " ")), tag, logged, by_flops, looks))
     for objective in sorted({run.objective for _, run in logged if "loss" in run.events.scalars}):
         those = [(name, run) for name, run in logged if run.objective == objective]
         figures.append(_figure(f"loss of {objective}", "loss", those, by_flops, looks))
@@ -34,11 +42,10 @@ def _figure(title: str, tag: str, runs: list[tuple[str, Run]], by_flops: bool, l
     unit = "FLOPs" if by_flops else "steps"
     lines = [(name, run, _points(run, tag, by_flops)) for name, run in runs if tag in run.events.scalars]
     values = [value for _, _, points in lines for _, value in points]
-    share = "accuracy" in tag
     chart = Chart(f"{title} against {unit} of pre-training, {len(lines)} runs", HEIGHT)
     x = Scale.around([0, *(at for _, _, points in lines for at, _ in points)], LEFT, RIGHT)
     y = Scale.around(values, BOTTOM, TOP)
-    chart.y_axis(y, LEFT, RIGHT, f"{title}, %" if share else title, percent_tick if share else lambda tick: f"{tick:.4g}")
+    chart.y_axis(y, LEFT, RIGHT, "", percent_tick if "%" in title else lambda tick: f"{tick:.4g}")
     chart.x_axis(x, BOTTOM, f"{unit} of pre-training", amount, TOP)
     for name, run, points in lines:
         look = looks[name]
@@ -54,7 +61,7 @@ def _figure(title: str, tag: str, runs: list[tuple[str, Run]], by_flops: bool, l
         )
         for name, run, points in lines
     ]
-    return Figure(title, chart.markup, ("", "first", "half-way", "last", unit), rows)
+    return Figure(title, chart.markup, ("run", "first", "half-way", "last", unit), rows)
 
 
 def _points(run: Run, tag: str, by_flops: bool) -> list[tuple[float, float]]:

@@ -8,7 +8,8 @@ from reports.parts import Report
 from reports.rows import Row
 
 HEADER = (
-    "objective", "model", "data", "protocol", "mean, %", "sd", "95 % interval", "seeds", "labels", "samples", "FLOPs", "seconds",
+    "objective", "model", "data", "protocol", "mean, %", "sd", "95 % interval", "seeds", "labels",
+    "samples", "FLOPs", "seconds",
 )  # fmt: skip
 
 

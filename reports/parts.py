@@ -58,7 +58,7 @@ class Report:
 
     Attributes:
         results: in the order of the table.
-        summary: (who is ahead, the means behind that), one a part.
+        summary: (who is ahead, the numbers behind that), one a part.
         rows: of the table.
         parts: see above.
         cards: one a run.

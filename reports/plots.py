@@ -9,9 +9,8 @@ from reports.pareto import pareto_front
 from reports.result import Result
 from reports.rows import Row, rows_of
 from reports.svg import COLOURS, LETTER, LONGEST, WIDTH, Chart, Scale
-from reports.verdict import head_start_line
 
-HEIGHT, TOP, LEFT, RIGHT = 236, 26, 40, WIDTH - 12  # of a chart with two axes, and its margins
+HEIGHT, TOP, LEFT, RIGHT = 236, 26, 40, WIDTH - 20  # of a chart with two axes, and its margins
 BOTTOM = HEIGHT - 40
 
 
@@ -38,9 +37,8 @@ def _score_figure(title: str, rows: dict[str, Row], looks: dict[str, int]) -> Fi
         for score in row.score.seeds.values():
             chart.add("circle", f"seed {colour}", cx=scale(score), cy=y, r=2.6)
         chart.text(WIDTH, y + 4, percent(row.score.mean), "value", "end")
-    return Figure(
-        title, chart.markup, ("", "mean, %", "95 % interval", "seeds", "each seed"), [numbers(*item) for item in rows.items()]
-    )
+    header = ("objective", "mean, %", "95 % interval", "seeds", "each seed")
+    return Figure(title, chart.markup, header, [numbers(name, row) for name, row in rows.items()])
 
 
 def label_figures(results: Sequence[Result], looks: dict[str, int]) -> list[Figure]:
@@ -72,20 +70,23 @@ def _label_figure(title: str, curves: dict[str, list[Row]], starts: list[HeadSta
     chart.x_axis(x, BOTTOM, "labels", lambda tick: f"{tick:,.0f}", TOP, _apart(x, used))
     if targets:
         chart.line([(LEFT, y(targets[0])), (RIGHT, y(targets[0]))], "target")
-        chart.text(LEFT + 4, y(targets[0]) - 5, "from scratch, all labels", "tick")
+        chart.text(RIGHT - 2, y(targets[0]) - 5, "from scratch, all labels", "tick", "end")
+    shift = {name: 3 * (i - (len(curves) - 1) / 2) for i, name in enumerate(curves)}  # else intervals hide each other
     for name, rows in curves.items():
-        _curve(chart, [(x(row.labels), row) for row in rows], y, name, looks[name])
+        _curve(chart, [(x(row.labels) + shift[name], row) for row in rows], y, name, looks[name])
     names = {(row.objective, row.model): name for name, rows in curves.items() for row in rows}
     reached = [start for start in starts if start.factor is not None]
     for i, start in enumerate(sorted(reached, key=lambda start: start.needed.labels)):
-        colour, at = f"c{looks[names[start.objective, start.model]] % COLOURS}", x(start.needed.labels)
+        name = names[start.objective, start.model]
+        colour, at = f"c{looks[name] % COLOURS}", x(start.needed.labels) + shift[name]
         chart.line([(at, y(start.target)), (at, BOTTOM)], f"drop {colour}")
         chart.add("circle", f"ring {colour}", cx=at, cy=y(start.target), r=5.0)
         least = "≥ " if start.needed.at_most else ""
-        chart.text(at + 4, BOTTOM - 6 - 13 * (i % 3), f"{least}{start.factor:.3g}×", "value")
+        side, aside = ("end", -5) if at > (LEFT + RIGHT) / 2 else ("start", 5)
+        chart.text(at + aside, BOTTOM - 6 - 14 * (i % 3), f"{short(name)} {least}{start.factor:.3g}×", "value", side)
     rows = [(name, f"{row.labels:,.0f}", *numbers(name, row)[1:4]) for name, found in curves.items() for row in found]
-    header = ("", "labels", "mean, %", "95 % interval", "seeds")
-    return Figure(title, chart.markup, header, rows, " ".join(f"{head_start_line(start)}." for start in starts))
+    header = ("objective", "labels", "mean, %", "95 % interval", "seeds")
+    return Figure(title, chart.markup, header, rows)
 
 
 def pareto_figures(results: Sequence[Result], looks: dict[str, int]) -> list[Figure]:
@@ -109,14 +110,15 @@ def _pareto_figure(title: str, rows: dict[str, Row], looks: dict[str, int], cost
     y = Scale.around([end for row in rows.values() for end in extent(row.score)], BOTTOM, TOP)
     chart.y_axis(y, LEFT, RIGHT, f"{metric(rows)}, %", percent_tick)
     chart.x_axis(x, BOTTOM, f"{unit} of pre-training", amount, TOP)
+    places = dict(zip(rows, _beside([x(spent) for spent, _ in points]), strict=True))
     steps: list[tuple[float, float]] = []
     for name in front:
-        spent, score = x(rows[name].cost[cost]), y(rows[name].score.mean)
+        spent, score = places[name], y(rows[name].score.mean)
         steps += [(spent, steps[-1][1])] if steps else []
         steps.append((spent, score))
     chart.line([*steps, (RIGHT, steps[-1][1])], "front")
     for name, row in rows.items():
-        at, kind = x(row.cost[cost]), "mark" if name in front else "ring"
+        at, kind = places[name], "mark" if name in front else "ring"
         if row.score.interval is not None:
             chart.line([(at, y(end)) for end in row.score.interval], f"spread c{looks[name] % COLOURS}")
         chart.marker(
@@ -130,7 +132,7 @@ def _pareto_figure(title: str, rows: dict[str, Row], looks: dict[str, int], cost
         (name, amount(row.cost[cost]), percent(row.score.mean), "yes" if name in front else "no")
         for name, row in sorted(rows.items(), key=lambda item: item[1].cost[cost])
     ]
-    return Figure(f"{title}, {unit}", chart.markup, ("", unit, "mean, %", "on the front"), shown)
+    return Figure(f"{title}, {unit}", chart.markup, ("objective", unit, "mean, %", "on the front"), shown)
 
 
 def _curve(chart: Chart, rows: list[tuple[float, Row]], y: Scale, name: str, look: int) -> None:
@@ -140,6 +142,14 @@ def _curve(chart: Chart, rows: list[tuple[float, Row]], y: Scale, name: str, loo
         if row.score.interval is not None:
             chart.line([(at, y(end)) for end in row.score.interval], f"spread c{look % COLOURS}")
         chart.marker(at, y(row.score.mean), look, f"{name}, {row.labels:,.0f} labels: {percent(row.score.mean)} %")
+
+
+def _beside(places: Sequence[float]) -> list[float]:
+    """Places on an axis, where several fall on one moved to stand beside each other: 4 units each."""
+    same = [[j for j, other in enumerate(places) if abs(place - other) < 2] for place in places]
+    return [
+        place + 4 * (there.index(i) - (len(there) - 1) / 2) for i, (place, there) in enumerate(zip(places, same, strict=True))
+    ]
 
 
 def _apart(scale: Scale, values: Sequence[float], distance: float = 42) -> list[float]:

@@ -14,10 +14,10 @@ from reports.svg import LETTER, LONGEST, WIDTH, Chart, Scale
 
 
 def mean_ranks(results: Sequence[Result]) -> tuple[dict[str, float], int]:
-    """(entrant -> mean rank, 1 is best; number of tests), over the blocks that every entrant was tested on.
+    """(entrant -> mean rank, 1 is best; number of rankings), over the blocks that every entrant was tested on.
 
     Demsar 2006, "Statistical Comparisons of Classifiers over Multiple Data Sets", section 3.2.2: the scores of a test are
-    ranked, equal ones share their places. A test is a block on one seed; where entrants share no seed, on the mean of each.
+    ranked, equal ones share their places. Each block is ranked on each seed that all share, else on the means over seeds.
     """
     scores = scores_of(results)
     names, ranks = sorted(scores), []
@@ -37,7 +37,7 @@ def rank_figure(results: Sequence[Result], looks: dict[str, int]) -> Figure | No
     The bars are the groups of `reports.statistics.rank`, not Nemenyi's critical difference: tests of one encoder depend on
     each other. A knot marks who belongs to a bar. None where fewer than two entrants met.
     """
-    ranks, num_tests = mean_ranks(results)
+    ranks, num_rankings = mean_ranks(results)
     if len(ranks) < 2:
         return None
     shared = shared_blocks(results)
@@ -47,7 +47,7 @@ def rank_figure(results: Sequence[Result], looks: dict[str, int]) -> Figure | No
     members = [found for group in groups if len(found := [name for name in order if group in ranking[name].groups]) > 1]
     left, top = 10 + LETTER * min(LONGEST, max(map(len, order))), 52.0 + 9 * len(members)
     words = ", ".join(f"{name} {ranks[name]:.2f}" for name in order)
-    chart = Chart(f"Mean ranks over {num_tests} tests, 1 is best: {words}", top + 22 * len(order) + 4)
+    chart = Chart(f"Mean ranks, 1 is best: {words}", top + 22 * len(order) + 4)
     scale = Scale(1, len(order), left, WIDTH - 46)
     chart.text(0, 10, "mean rank, 1 is best", "name")
     for tick in range(1, len(order) + 1):
@@ -69,5 +69,6 @@ def rank_figure(results: Sequence[Result], looks: dict[str, int]) -> Figure | No
         (name, f"{ranks[name]:.2f}", percent(ranking[name].mean), interval(ranking[name].interval), group)
         for name, group in zip(order, joined, strict=True)
     ]
-    title = "mean ranks over one test" if num_tests == 1 else f"mean ranks over {num_tests} tests"
-    return Figure(title, chart.markup, ("", "mean rank", "mean score, %", "95 % interval", "not distinguishable within"), rows)
+    title = f"mean of {num_rankings} rankings, {len(shared)} {'test' if len(shared) == 1 else 'tests'}"
+    header = ("objective", "mean rank", "mean score, %", "95 % interval", "not distinguishable within")
+    return Figure(title, chart.markup, header, rows)

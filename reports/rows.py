@@ -69,13 +69,17 @@ def rows_of(results: Iterable[Result]) -> list[Row]:
     for result in results:
         found.setdefault((result.objective, result.model, result.transfer["data"], column(result)), []).append(result)
     rows = []
-    for key in sorted(found, key=lambda key: (baseline_first(key[0]), key)):
+    for key in sorted(found, key=lambda key: (baseline_first(key[0]), key[1], key[2], _few_labels_last(found[key][0]))):
         runs = found[key]
         labels = [run.transfer["num_labels"] for run in runs if run.transfer.get("num_labels") is not None]
         costs = {name: mean_cost(runs, name) for name in ("samples", "flops", "seconds")}
         metric = runs[0].transfer.get("metric", "accuracy")
         rows.append(Row(*key, metric, mean(labels) if labels else None, Measured.of(runs), costs, tuple(runs)))
     return rows
+
+
+def _few_labels_last(result: Result) -> tuple[str, float]:
+    return result.transfer["protocol"], -result.transfer["label_fraction"]
 
 
 def baseline_first(objective: str) -> tuple[int, str]:

@@ -27,6 +27,7 @@ class Scale:
     start: float
     end: float
     log: bool = False
+    marks: tuple[float, ...] = ()
 
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float, num: int = 5, log: bool = False) -> "Scale":
@@ -37,7 +38,7 @@ class Scale:
         if high - low < 1e-9:
             low, high = low - 0.05 * (abs(low) or 1), high + 0.05 * (abs(high) or 1)
         ticks = MaxNLocator(num, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        return cls(float(ticks[0]), float(ticks[-1]), start, end)
+        return cls(float(ticks[0]), float(ticks[-1]), start, end, marks=tuple(map(float, ticks)))
 
     def __call__(self, value: float) -> float:
         f = math.log if self.log else float
@@ -45,6 +46,8 @@ class Scale:
 
     def ticks(self, num: int = 5) -> list[float]:
         """Round numbers inside."""
+        if self.marks:
+            return list(self.marks)
         if not self.log:
             found = MaxNLocator(num, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         else:

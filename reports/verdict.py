@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from errors import BadInput
 from reports.amounts import amount
-from reports.head_start import HeadStart
+from reports.head_start import HeadStart, head_starts
 from reports.pareto import fronts
 from reports.result import Result
 from reports.scores import Block, block, column, entrants
@@ -31,7 +31,7 @@ def verdicts(results: Sequence[Result]) -> list[str]:
 
 
 def families(results: Sequence[Result]) -> list[list[Result]]:
-    """The results, parted such that no two parts share a task, or an objective on the same model."""
+    """The results, parted such that no two parts share a task, or an objective on the same model; the largest first."""
     families: list[tuple[set, list[Result]]] = []
     for result in results:
         keys, found = {(result.objective, result.model), result.transfer["data"]}, [result]
@@ -39,7 +39,7 @@ def families(results: Sequence[Result]) -> list[list[Result]]:
             families.remove(family)
             keys, found = keys | family[0], family[1] + found
         families.append((keys, found))
-    return [found for _, found in families]
+    return sorted((found for _, found in families), key=len, reverse=True)
 
 
 def _list_of(blocks: set[Block]) -> str:
@@ -130,7 +130,7 @@ def _spread(results: Sequence[Result]) -> float | None:
 
 
 def summary(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """(who is ahead on the mean of all tests, the means behind that) for each part of the results that belongs together."""
+    """(who is ahead on the mean of all tests, means and largest head start), for each part that belongs together."""
     return [_summary(found) for found in families(results)]
 
 
@@ -142,14 +142,19 @@ def _summary(results: Sequence[Result]) -> tuple[str, str]:
     if not shared:
         return f"No test was run for all of {', '.join(names)}, so they are not ranked.", "Single tests are compared below."
     kept = [result for result in results if block(result) in shared]
-    listed = _list_of(shared) if len(shared) <= MOST_LISTED else f"on {tasks}"
-    over = listed if len(shared) == 1 else f"Mean of {len(shared)} tests ({listed})"
+    listed = f"({_list_of(shared)})" if len(shared) <= MOST_LISTED else f"on {tasks}"
+    over = _list_of(shared) if len(shared) == 1 else f"Mean of {len(shared)} tests {listed}"
     ranking = rank(kept)
     means = ", ".join(f"{ranked.entrant} {_mean(ranked)}" for ranked in ranking)
     counts = sorted({ranked.num_seeds for ranked in ranking})
     seeds = "one seed" if counts == [1] else f"{' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds"
     evidence = f"Means over {seeds}: {means}."
-    return f"{over}: {verdict(kept)}.", f"{evidence} {plan(kept)}" if _spread(kept) is None else evidence
+    if _spread(kept) is None:
+        evidence += f" {plan(kept)}"
+    starts = [found for found in head_starts(results) if found.factor is not None]
+    if starts:
+        evidence += f" Largest {head_start_line(max(starts, key=lambda found: found.factor))}."
+    return f"{over}: {verdict(kept)}.", evidence
 
 
 def _mean(ranked: Ranked) -> str:
@@ -159,16 +164,17 @@ def _mean(ranked: Ranked) -> str:
 
 
 def pareto_lines(results: Sequence[Result]) -> list[str]:
-    """What nothing else beats at its cost, cheapest first: one line a test that rows with different costs took."""
-    several = len({result.model for result in results}) > 1
+    """What nothing else beats at its cost, cheapest first: one line a test that several rows took."""
+    return [line for found in families(results) for line in _pareto_lines(found)]
+
+
+def _pareto_lines(results: Sequence[Result]) -> list[str]:
+    names = {(result.objective, result.model): name for name, result in zip(entrants(results), results, strict=True)}
+    rows = {(result.transfer["data"], column(result), result.objective, result.model) for result in results}
     lines: dict[tuple[str, str], list[str]] = {}
     for cost, unit in (("flops", "FLOPs"), ("seconds", "seconds")):
         for key, front in sorted(fronts(results, cost).items()):
-            steps = ", ".join(
-                f"{point.objective}{f' {point.model}' if several else ''} {100 * point.score:.1f} % at {amount(point.cost)}"
-                for point in front
-            )
-            lines.setdefault(key, []).append(f"by {unit} {steps}")
-    rows = {(result.transfer["data"], column(result), result.objective, result.model) for result in results}
-    compared = [key for key in sorted(lines) if sum(row[:2] == key for row in rows) > 1]
-    return [f"Pareto front, {name} on {task}: {'; '.join(lines[task, name])}" for task, name in compared]
+            steps = [f"{names[p.objective, p.model]} {100 * p.score:.1f} % at {amount(p.cost)}" for p in front]
+            if sum(row[:2] == key for row in rows) > 1:
+                lines.setdefault(key, []).append(f"by {unit} {', '.join(steps)}")
+    return [f"Pareto front, {name} on {task}: {'; '.join(found)}" for (task, name), found in sorted(lines.items())]
