@@ -1,7 +1,8 @@
 """An encoder as files that need nothing of this project.
 
-Images: `encoder.safetensors` in timm's key names. Text: a Hugging Face folder `encoder/` with weights, configuration and
-tokenizer. Beside both stands `encoder.json`, the recipe by which `load_encoder` builds it again.
+Images: `encoder.safetensors` in timm's key names. Text: a folder `encoder/` with weights and tokenizer, a Hugging Face one
+with its configuration where the network is of transformers. Beside both stands `encoder.json`, the recipe by which
+`load_encoder` builds it again.
 """
 
 import json
@@ -19,19 +20,23 @@ from models.timm_encoder import TimmEncoder
 from models.weights import load_strictly
 
 FORMAT = 1
-IN_FOLDER = ("config", "tokenizer")  # parts of a text encoder's recipe that the Hugging Face folder holds already
+IN_FOLDER = ("config", "tokenizer")  # parts of a text encoder's recipe that the folder holds already
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> Path:
     """Write the encoder and, last, `encoder.json`; each appears whole or not at all. Returns where the weights are."""
     weights, recipe = encoder.exported()
-    if recipe["library"] == "transformers":
+    if encoder.modality == "text":
         from transformers.utils.logging import disable_progress_bar
 
         part, written = folder / "encoder.part", folder / "encoder"
         shutil.rmtree(part, ignore_errors=True)
         disable_progress_bar()
-        encoder.net.save_pretrained(part)
+        if recipe["library"] == "transformers":
+            encoder.net.save_pretrained(part)
+        else:
+            part.mkdir()
+            save_file(weights, part / "model.safetensors")
         encoder.vocabulary.tokenizer.save_pretrained(part)
         shutil.rmtree(written, ignore_errors=True)
         recipe = {name: value for name, value in recipe.items() if name not in IN_FOLDER}
@@ -53,9 +58,10 @@ def load_encoder(folder: str | Path) -> Encoder:
     folder = Path(folder)
     try:
         recipe = json.loads(_file(folder / "encoder.json").read_text())
-        if recipe.get("library") == "transformers":
+        if recipe.get("library") != "timm":
             inside = folder / "encoder"
-            recipe["config"] = json.loads(_file(inside / "config.json").read_text())
+            if recipe.get("library") == "transformers":
+                recipe["config"] = json.loads(_file(inside / "config.json").read_text())
             recipe["tokenizer"] = _file(inside / "tokenizer.json").read_text()
             weights = load_file(_file(inside / "model.safetensors"))
         else:
@@ -77,7 +83,7 @@ def build_encoder(recipe: dict[str, Any], weights: dict[str, Any]) -> Encoder:
     """An encoder from its recipe (what `Encoder.exported` gave) and its weights."""
     if recipe.get("format", FORMAT) > FORMAT:
         raise BadInput(f"encoder.json has format {recipe['format']}, this version reads up to {FORMAT}")
-    encoder = _text(recipe) if recipe["library"] == "transformers" else _image(recipe)
+    encoder = _image(recipe) if recipe["library"] == "timm" else _text(recipe)
     load_strictly(encoder.net, weights, f"model '{recipe['name']}'")
     encoder.pretrained = True
     return encoder
@@ -101,7 +107,9 @@ def _text(recipe: dict[str, Any]) -> Encoder:
     from transformers import PreTrainedTokenizerFast
 
     from datamodules.vocabulary import Vocabulary
+    from models.bilstm import BiLSTM
     from models.text_encoder import TextEncoder
+    from models.word_vectors import WordVectors
 
     try:
         pieces = Tokenizer.from_str(recipe["tokenizer"])
@@ -110,4 +118,6 @@ def _text(recipe: dict[str, Any]) -> Encoder:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, **recipe["special_tokens"])
     vocabulary = Vocabulary(tokenizer, recipe["num_sentinels"])
     spec = DataSpec("exported", "text", 0, block_length=recipe["block_length"], vocabulary=vocabulary)
-    return TextEncoder(spec, config=recipe["config"], pool=recipe["pool"])
+    if recipe["library"] == "transformers":
+        return TextEncoder(spec, config=recipe["config"], pool=recipe["pool"])
+    return {"bilstm": BiLSTM, "word_vectors": WordVectors}[recipe["name"]](spec, **recipe["arguments"])
