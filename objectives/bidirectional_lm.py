@@ -44,13 +44,12 @@ class BidirectionalLanguageModel(Objective):
 
     def predict(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(sum of nats, number right, number of targets) of the next tokens, and of the previous ones."""
-        ids_BL, present_BL = batch["ids"], batch.get("present")
-        if present_BL is not None:
-            ids_BL = ids_BL.masked_fill(~present_BL, -100)
-        embedding_VH = self.encoder.embedding_VD
+        ids_BL, embedding_VH = batch["ids"], self.encoder.embedding_VD
         ahead_BLH, behind_BLH = self.encoder(self.encoder.inputs(batch)).tokens.split(embedding_VH.shape[1], dim=-1)
         found = []
         for hidden_BLH, target_BL in ((ahead_BLH[:, :-1], ids_BL[:, 1:]), (behind_BLH[:, 1:], ids_BL[:, :-1])):
+            if "present" in batch:  # neither is padding predicted, nor anything from it
+                target_BL = target_BL.masked_fill(~batch["present"][:, 1:], -100)
             nats, correct = linear_cross_entropy(hidden_BLH.flatten(0, 1), embedding_VH, None, target_BL.flatten())
             found.append((nats, correct, (target_BL >= 0).sum()))
         return found

@@ -57,11 +57,16 @@ def _count(objective: Objective, batch: dict[str, Tensor], num_samples: int) -> 
 def _plain_kernels(module: nn.Module) -> Iterator[None]:
     """Inside, `module` runs on what the counter knows: it sees nothing in fused attention on a CPU, nor in fused LSTMs."""
     set_attention(module, "eager")
-    if not any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+    libraries = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = [library.enabled for library in libraries]
+    for library in libraries:
+        library.enabled &= not recurrent
+    try:
         yield
-        return
-    with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-        yield
+    finally:
+        for library, enabled in zip(libraries, before, strict=True):
+            library.enabled = enabled
 
 
 def first_samples(batch: dict[str, Tensor], num_samples: int) -> dict[str, Tensor]:
