@@ -1,11 +1,11 @@
 """What both models of Word2Vec share (Mikolov et al. 2013b, "Distributed Representations of Words and Phrases", section 2;
 constants and details that the paper leaves open are those of the authors' code).
 
-Shapes: B rows, L tokens a row, W = 2 x window neighbours of a token, N predictions, K noise tokens, C = 1 + K candidates,
-D width, V vocabulary.
-"""
+Their code draws five noise tokens for every pair of tokens. Here the tokens of a row share a larger sample: the mean over the
+noise that equation 4 asks for is estimated no worse, and everything is a product of matrices instead of single rows.
 
-from dataclasses import dataclass
+Shapes: B rows, L tokens a row, M noise tokens a row, D width, V vocabulary.
+"""
 
 import numpy as np
 import torch
@@ -23,21 +23,6 @@ POWER = 0.75  # of a token's count, in proportion to which it is drawn as noise
 FINENESS = 2**40  # of the probabilities of noise: their error is below 1e-12
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Every kept token with the kept tokens around it.
-
-    Attributes:
-        place_BL: positions in the row: the kept tokens in their order, then the others.
-        neighbour_BLW: positions of what stands around each.
-        used_BLW: which of them are there and within reach.
-    """
-
-    place_BL: Tensor
-    neighbour_BLW: Tensor
-    used_BLW: Tensor
-
-
 class Word2Vec(nn.Module):
     """Which tokens predict which, what they are told apart from, and how well.
 
@@ -45,22 +30,24 @@ class Word2Vec(nn.Module):
         spec: the opened data, running text.
         width: D.
         window: the farthest neighbour.
-        negatives: K.
+        negatives: how many noise tokens each target weighs against.
+        noise_tokens: M.
         subsample: t: a token with share f of the text stays with probability (sqrt(f / t) + 1) t / f; 0 keeps all.
 
     Raises:
         BadInput: the data are no running text, or a setting is out of its range.
     """
 
-    def __init__(self, spec: DataSpec, width: int, window: int, negatives: int, subsample: float):
+    def __init__(self, spec: DataSpec, width: int, window: int, negatives: int, noise_tokens: int, subsample: float):
         super().__init__()
         if spec.token_counts is None:
             raise BadInput(f"word vectors are learned on running text, but '{spec.name}' is a labelled task")
-        if window < 1 or negatives < 1:
-            raise BadInput(f"objective.window and objective.negatives must be at least 1, not {window} and {negatives}")
+        for name, value in {"window": window, "negatives": negatives, "noise_tokens": noise_tokens}.items():
+            if value < 1:
+                raise BadInput(f"objective.{name} must be at least 1, not {value}")
         if subsample < 0:
             raise BadInput(f"objective.subsample must be 0 (every token stays) or more, not {subsample}")
-        self.window, self.negatives = window, negatives
+        self.window, self.negatives, self.noise_tokens = window, negatives, noise_tokens
         count_V = np.zeros(spec.vocabulary.size)
         count_V[: len(spec.token_counts)] = spec.token_counts
         count_V *= spec.vocabulary.ordinary  # special tokens are no words: they neither stay nor are drawn
@@ -73,27 +60,24 @@ class Word2Vec(nn.Module):
         self.output = nn.Embedding(spec.vocabulary.size, width)
         nn.init.zeros_(self.output.weight)  # the authors' code
 
-    def windows(self, batch: Batch, draw: Draw) -> Windows:
-        """Around the tokens that subsampling leaves; windows reach over the gaps."""
+    def windows(self, batch: Batch, draw: Draw) -> Tensor:
+        """(B, L, L) bool: which tokens stand in the window of which, after subsampling."""
         kept_BL = draw.uniform("kept", batch["ids"].shape[1]) < self.stay_V[batch["ids"]]
         return windows(draw, kept_BL, self.window, batch.get("document"))
 
-    def noise(self, draw: Draw, *shape: int) -> Tensor:
-        """(B, *shape, K) ids."""
-        return torch.searchsorted(self.upto_V, draw.integers("noise", FINENESS, *shape, self.negatives), right=True)
+    def noise(self, draw: Draw) -> Tensor:
+        """(B, M) ids."""
+        return torch.searchsorted(self.upto_V, draw.integers("noise", FINENESS, self.noise_tokens), right=True)
 
-    def forward(self, vector_ND: Tensor, target_N: Tensor, noise_NK: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum of nats, number of targets that score above all their noise): equation 4.
+    def against(self, vector_BLD: Tensor, noise_BM: Tensor, weight_BLM: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum of nats that noise costs, the highest score of it for each vector (B, L)).
 
-        -log sigmoid(output of the target . vector) - sum over the noise of log sigmoid(-output of the noise . vector); noise
-        that is the target is skipped.
+        Args:
+            weight_BLM: for how many targets a vector is told apart from a noise token; noise that is the target is skipped.
         """
-        candidate_NC = torch.cat([target_N[:, None], noise_NK], dim=1)
-        score_NC = torch.bmm(self.output(candidate_NC), vector_ND[:, :, None])[..., 0].float()
-        real_NK = noise_NK != target_N[:, None]
-        nats = F.softplus(-score_NC[:, 0]).sum() + (F.softplus(score_NC[:, 1:]) * real_NK).sum()
-        best_N = score_NC[:, 1:].detach().masked_fill(~real_NK, -torch.inf).amax(1)
-        return nats, (score_NC[:, 0] > best_N).sum()
+        score_BLM = torch.bmm(vector_BLD, self.output(noise_BM).mT).float()
+        nats = (F.softplus(score_BLM) * weight_BLM).sum() * (self.negatives / self.noise_tokens)
+        return nats, score_BLM.detach().amax(-1)
 
 
 def staying(count_V: np.ndarray, subsample: float) -> np.ndarray:
@@ -104,30 +88,18 @@ def staying(count_V: np.ndarray, subsample: float) -> np.ndarray:
     return np.where(share_V > 0, stay_V, 0.0)
 
 
-def windows(draw: Draw, kept_BL: Tensor, window: int, document_BL: Tensor | None = None) -> Windows:
-    """Each token reaches 1 to `window` kept tokens far on both sides, uniformly drawn; not into another document."""
-    length = kept_BL.shape[1]
-    place_BL = (~kept_BL).long().argsort(dim=1, stable=True)
-    rank_L = torch.arange(length, device=kept_BL.device)
-    offset_W = torch.tensor([*range(-window, 0), *range(1, window + 1)], device=kept_BL.device)
-    rank_LW = rank_L[:, None] + offset_W
-    num_B11 = kept_BL.sum(1)[:, None, None]
-    reach_BL1 = 1 + draw.integers("reach", window, length)[..., None]
-    used_BLW = (offset_W.abs() <= reach_BL1) & (rank_LW >= 0) & (rank_LW < num_B11) & (rank_L[:, None] < num_B11)
-    neighbour_BLW = place_BL[:, rank_LW.clamp(0, length - 1)]
-    if document_BL is not None:
-        own_BL1 = document_BL.gather(1, place_BL)[..., None]
-        used_BLW &= document_BL.gather(1, neighbour_BLW.flatten(1)).view_as(neighbour_BLW) == own_BL1
-    return Windows(place_BL, neighbour_BLW, used_BLW)
+def windows(draw: Draw, kept_BL: Tensor, window: int, document_BL: Tensor | None = None) -> Tensor:
+    """(B, L, L) bool: each kept token reaches 1 to `window` kept tokens far, uniformly drawn, the same on both sides.
 
-
-def vectors_at(tokens_BLD: Tensor, place_BX: Tensor, wanted_BX: Tensor) -> Tensor:
-    """(N, ..., D): the vectors at places of each row (B, L, ...), where they are wanted (B, L) or (B, L, W).
-
-    Looked up as an embedding, whose gradient is added up faster than that of an index.
+    Windows reach over the gaps that subsampling leaves, but not into another document.
     """
-    row_B = torch.arange(len(tokens_BLD), device=place_BX.device) * tokens_BLD.shape[1]
-    return F.embedding((row_B.view(-1, *[1] * (place_BX.ndim - 1)) + place_BX)[wanted_BX], tokens_BLD.flatten(0, 1))
+    rank_BL = kept_BL.cumsum(1, dtype=torch.int32)
+    distance_BLL = (rank_BL[:, :, None] - rank_BL[:, None, :]).abs()
+    reach_BL1 = 1 + draw.integers("reach", window, kept_BL.shape[1])[..., None]
+    inside_BLL = (distance_BLL > 0) & (distance_BLL <= reach_BL1) & kept_BL[:, :, None] & kept_BL[:, None, :]
+    if document_BL is not None:
+        inside_BLL &= document_BL[:, :, None] == document_BL[:, None, :]
+    return inside_BLL
 
 
 @torch.no_grad()

@@ -43,8 +43,9 @@ def sigmoid(score: float) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradients_equal_the_formulas_by_hand(kind, document):
     """Loops in float64: equation 4 of 2013b, whose gradient is (sigmoid(score) - label) times the other vector."""
-    window, negatives, threshold = 3, 4, 0.02
-    model, batch = model_of(kind, window=window, negatives=negatives, subsample=threshold), text_batch(5)
+    window, negatives, num_noise, threshold = 3, 4, 10, 0.02
+    settings = {"window": window, "negatives": negatives, "noise_tokens": num_noise, "subsample": threshold}
+    model, batch = model_of(kind, **settings), text_batch(5)
     batch["ids"][3] = SEP  # a row without a word
     if document:
         batch["document"] = torch.tensor([[0] * 7 + [1] * 9]).expand(5, -1)
@@ -53,8 +54,8 @@ def test_loss_and_gradients_equal_the_formulas_by_hand(kind, document):
     upto = np.where(SPEC.vocabulary.ordinary, COUNTS, 0) ** 0.75
     upto = upto.cumsum() / upto.sum()
     uniform, reach = draw.uniform("kept", 16).double().numpy(), 1 + draw.integers("reach", window, 16).numpy()
-    slots = (16, 2 * window) if kind is SkipGram else (16,)
-    noise = np.searchsorted(upto, draw.integers("noise", FINENESS, *slots, negatives).numpy() / FINENESS, side="right")
+    noise = np.searchsorted(upto, draw.integers("noise", FINENESS, num_noise).numpy() / FINENESS, side="right")
+    assert any(set(noise[row]) & set(batch["ids"][row].tolist()) for row in range(5))  # some of it is a target
 
     table, output = (w.detach().double().numpy() for w in (model.encoder.net.weight, model.word2vec.output.weight))
     table_grad, output_grad, nats, num, right = np.zeros_like(table), np.zeros_like(output), 0.0, 0, 0
@@ -63,13 +64,13 @@ def test_loss_and_gradients_equal_the_formulas_by_hand(kind, document):
         """Add one prediction; returns the gradient of its vector."""
         nonlocal nats, num, right
         num += 1
-        scores = [(word, output[word] @ vector, word == target) for word in [target, *(w for w in drawn if w != target)]]
-        right += all(scores[0][1] > score for _, score, _ in scores[1:])
+        right += all(output[target] @ vector > output[word] @ vector for word in drawn)
         gradient = np.zeros_like(vector)
-        for word, score, real in scores:
-            nats -= np.log(sigmoid(score if real else -score))
-            gradient += (sigmoid(score) - real) * output[word]
-            output_grad[word] += (sigmoid(score) - real) * vector
+        for word, weight in [(target, 1.0), *((word, negatives / num_noise) for word in drawn if word != target)]:
+            score, real = output[word] @ vector, word == target
+            nats -= weight * np.log(sigmoid(score if real else -score))
+            gradient += weight * (sigmoid(score) - real) * output[word]
+            output_grad[word] += weight * (sigmoid(score) - real) * vector
         return gradient
 
     for row in range(5):
@@ -84,19 +85,18 @@ def test_loss_and_gradients_equal_the_formulas_by_hand(kind, document):
             around = []
             for offset in [*range(-window, 0), *range(1, window + 1)]:
                 other = number + offset
-                if abs(offset) > reach[row, number] or not 0 <= other < len(kept):
+                if abs(offset) > reach[row, place] or not 0 <= other < len(kept):
                     continue
                 if document and (kept[other] < 7) != (place < 7):
                     continue
-                around.append((offset + window - (offset > 0), kept[other]))
+                around.append(ids[kept[other]])
             if kind is SkipGram:
-                for slot, other in around:
-                    table_grad[ids[place]] += predict(table[ids[place]], ids[other], noise[row, number, slot])
+                for word in around:
+                    table_grad[ids[place]] += predict(table[ids[place]], word, noise[row])
             elif around:
-                words = [ids[other] for _, other in around]
-                gradient = predict(table[words].mean(0), ids[place], noise[row, number])
-                for word in words:
-                    table_grad[word] += gradient / len(words)
+                gradient = predict(table[around].mean(0), ids[place], noise[row])
+                for word in around:
+                    table_grad[word] += gradient / len(around)
 
     outcome = model(batch, draw)
     outcome.loss.backward()
@@ -136,20 +136,21 @@ def test_windows_have_every_size_alike_and_reach_over_what_is_left_out():
     draw = Draw(0, torch.zeros(num, dtype=torch.long), torch.arange(num))
     kept = torch.ones(num, length, dtype=torch.bool)
     kept[:, ::2] = False
-    found = windows(draw, kept, window)
-    assert (found.place_BL[:, :10] == torch.arange(1, 20, 2)).all()
-    assert not found.used_BLW[:, 10:].any()
-    middle = found.used_BLW[:, 5]  # five kept tokens on its left, four on its right
-    share = middle.double().mean(0)
-    expected = torch.tensor([1, 2, 3, 4, 5, 5, 4, 3, 2, 0]) / window
+    inside = windows(draw, kept, window)
+    assert not inside[:, ::2].any()
+    assert not inside[:, :, ::2].any()
+    share = inside[:, 11, 1::2].double().mean(0)  # five kept tokens on its left, four on its right
+    expected = torch.tensor([1, 2, 3, 4, 5, 0, 5, 4, 3, 2]) / window
     assert ((share - expected).abs() <= 4.5 * (expected * (1 - expected) / num).sqrt()).all()
-    assert (found.neighbour_BLW[:, 5, :9] == torch.tensor([1, 3, 5, 7, 9, 13, 15, 17, 19])).all()
-    assert not found.used_BLW[:, 0, :5].any()  # nothing before the first
+    share = inside[:, 1, 1::2].double().mean(0)
+    expected = torch.tensor([0, 5, 4, 3, 2, 1, 0, 0, 0, 0]) / window
+    assert ((share - expected).abs() <= 4.5 * (expected * (1 - expected) / num).sqrt()).all()
+    assert (inside[:, 11, 13] == inside[:, 11, 9]).all()  # as far on both sides
 
 
 def test_noise_is_drawn_by_count_to_the_three_quarters():
-    model, batch = model_of(SkipGram), text_batch(3000)
-    noise = model.word2vec.noise(draw_of(batch), 4).flatten()
+    model, batch = model_of(SkipGram), text_batch(300)
+    noise = model.word2vec.noise(draw_of(batch)).flatten()
     expected = (COUNTS * SPEC.vocabulary.ordinary) ** 0.75
     assert not (torch.bincount(noise, minlength=82).numpy()[expected == 0]).any()
     likely = expected > 0
@@ -161,7 +162,7 @@ def test_a_token_that_never_occurs_is_never_drawn():
     counts = np.zeros(82, int)
     counts[[2, 7, 40]] = 5  # one of them special
     spec = dataclasses.replace(text_spec(num_sentinels=4), token_counts=counts)
-    noise = model_of(SkipGram, spec).word2vec.noise(draw_of(text_batch(100)), 8)
+    noise = model_of(SkipGram, spec).word2vec.noise(draw_of(text_batch(100)))
     assert set(noise.unique().tolist()) == {7, 40}
 
 
@@ -203,9 +204,9 @@ def test_tokens_that_stand_in_the_same_places_become_neighbours(kind):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(BadInput, match="'syllables' is a labelled task"):
         model_of(SkipGram, text_spec())
-    for settings in ({"window": 0}, {"negatives": 0}):
-        with pytest.raises(BadInput, match="at least 1"):
-            model_of(ContinuousBagOfWords, **settings)
+    for name in ("window", "negatives", "noise_tokens"):
+        with pytest.raises(BadInput, match=f"objective.{name} must be at least 1, not 0"):
+            model_of(ContinuousBagOfWords, **{name: 0})
     with pytest.raises(BadInput, match="objective.subsample"):
         model_of(SkipGram, subsample=-1)
     assert text_encoder("bert").attention == "bidirectional"
