@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.spec import DataSpec
@@ -26,7 +25,7 @@ class Data(Protocol):
 
     def train_loader(
         self,
-        view: Callable[..., Tensor] | None,
+        view: Callable[..., Any] | None,
         seed: int,
         num_batches: int,
         first_batch: int = 0,
@@ -35,7 +34,10 @@ class Data(Protocol):
         world_size: int = 1,
         batch_size: int | None = None,
     ) -> DataLoader:
-        """Training batches in an order that depends on the seed alone; `view` is what the objective wants done to samples."""
+        """Training batches in an order that depends on the seed alone; `view` is what the objective wants done to samples.
+
+        To pictures: (pictures, seed, epoch, index) -> tensor. To running text: (blocks, seed) -> other samples.
+        """
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         """Each sample of a split once, in an order that depends on nothing; `limit` takes that many, evenly spaced."""

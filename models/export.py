@@ -1,8 +1,9 @@
 """An encoder, or a pair of them, as files that need nothing of this project.
 
-Images: `encoder.safetensors` in timm's key names. Text: a Hugging Face folder `encoder/` with weights, configuration and
-tokenizer. Beside both stands `encoder.json`, the recipe by which `load_encoder` builds it again. The encoders of a pair are
-called `image_encoder` and `text_encoder`; what joins them is `pair.safetensors` with `pair.json`.
+Images: `encoder.safetensors` in timm's key names. Text: a folder `encoder/` with weights and tokenizer, a Hugging Face one
+with its configuration where the network is of transformers. Beside both stands `encoder.json`, the recipe by which
+`load_encoder` builds it again. The encoders of a pair are called `image_encoder` and `text_encoder`; what joins them is
+`pair.safetensors` with `pair.json`.
 """
 
 import json
@@ -21,19 +22,23 @@ from models.timm_encoder import TimmEncoder
 from models.weights import load_strictly
 
 FORMAT = 1
-IN_FOLDER = ("config", "tokenizer")  # parts of a text encoder's recipe that the Hugging Face folder holds already
+IN_FOLDER = ("config", "tokenizer")  # parts of a text encoder's recipe that the folder holds already
 
 
 def save_encoder(encoder: Encoder | PairHead, folder: Path, name: str = "encoder") -> Path:
     """Write the encoder and, last, `<name>.json`; each appears whole or not at all. Returns where the weights are."""
     weights, recipe = encoder.exported()
-    if recipe["library"] == "transformers":
+    if encoder.modality == "text":
         from transformers.utils.logging import disable_progress_bar
 
         part, written = folder / f"{name}.part", folder / name
         shutil.rmtree(part, ignore_errors=True)
         disable_progress_bar()
-        encoder.net.save_pretrained(part)
+        if recipe["library"] == "transformers":
+            encoder.net.save_pretrained(part)
+        else:
+            part.mkdir()
+            save_file(weights, part / "model.safetensors")
         encoder.vocabulary.tokenizer.save_pretrained(part)
         shutil.rmtree(written, ignore_errors=True)
         recipe = {key: value for key, value in recipe.items() if key not in IN_FOLDER}
@@ -69,9 +74,10 @@ def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(recipe, weights) as `save_encoder` wrote them."""
     try:
         recipe = json.loads(_file(folder / f"{name}.json").read_text())
-        if recipe.get("library") == "transformers":
+        if recipe.get("library") != "timm" and name != "pair":
             inside = folder / name
-            recipe["config"] = json.loads(_file(inside / "config.json").read_text())
+            if recipe["library"] == "transformers":
+                recipe["config"] = json.loads(_file(inside / "config.json").read_text())
             recipe["tokenizer"] = _file(inside / "tokenizer.json").read_text()
             weights = load_file(_file(inside / "model.safetensors"))
         else:
@@ -92,7 +98,7 @@ def _file(path: Path) -> Path:
 def build_encoder(recipe: dict[str, Any], weights: dict[str, Any]) -> Encoder:
     """An encoder from its recipe (what `Encoder.exported` gave) and its weights."""
     _check_format(recipe)
-    encoder = _text(recipe) if recipe["library"] == "transformers" else _image(recipe)
+    encoder = _image(recipe) if recipe["library"] == "timm" else _text(recipe)
     load_strictly(encoder.net, weights, f"model '{recipe['name']}'")
     encoder.pretrained = True
     return encoder
@@ -132,7 +138,9 @@ def _text(recipe: dict[str, Any]) -> Encoder:
     from transformers import PreTrainedTokenizerFast
 
     from datamodules.vocabulary import Vocabulary
+    from models.bilstm import BiLSTM
     from models.text_encoder import TextEncoder
+    from models.word_vectors import WordVectors
 
     try:
         pieces = Tokenizer.from_str(recipe["tokenizer"])
@@ -141,4 +149,6 @@ def _text(recipe: dict[str, Any]) -> Encoder:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, **recipe["special_tokens"])
     vocabulary = Vocabulary(tokenizer, recipe["num_sentinels"])
     spec = DataSpec("exported", "text", 0, block_length=recipe["block_length"], vocabulary=vocabulary)
-    return TextEncoder(spec, config=recipe["config"], pool=recipe["pool"])
+    if recipe["library"] == "transformers":
+        return TextEncoder(spec, config=recipe["config"], pool=recipe["pool"])
+    return {"bilstm": BiLSTM, "word_vectors": WordVectors}[recipe["name"]](spec, **recipe["arguments"])

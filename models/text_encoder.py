@@ -115,6 +115,7 @@ class TextEncoder(Encoder):
             )
         self.width, self.num_tokens = known.hidden_size, spec.block_length
         self.causal = known.model_type in CAUSAL
+        self.attention = "causal" if self.causal else "bidirectional"
         allow_places(self.net)
         self.set_drop_path(dropout)
         if initialisation is not None and not pretrained:
@@ -191,7 +192,7 @@ class TextEncoder(Encoder):
         """The call in transformers' words."""
         arguments: dict[str, Any] = {"input_ids": inputs.ids}
         if inputs.attend is not None:
-            arguments["attention_mask"] = self._additive(inputs.attend)
+            arguments["attention_mask"] = self._additive(inputs.attend, inputs.positions)
         elif inputs.present is not None:
             arguments["attention_mask"] = inputs.present.long()
         if inputs.positions is not None and self.net.config.model_type not in ENCODER_DECODERS:  # T5's positions are relative
@@ -202,27 +203,22 @@ class TextEncoder(Encoder):
             arguments["use_cache"] = False
         return arguments
 
-    def _additive(self, attend_BLL: Tensor) -> Tensor | dict[str, Tensor]:
+    def _additive(self, attend_BLL: Tensor, positions_BL: Tensor | None) -> Tensor | dict[str, Tensor]:
         if self.net.config.model_type != "modernbert":
             return additive(attend_BLL)
-        place = torch.arange(attend_BLL.shape[1], device=attend_BLL.device)
-        near = (place[:, None] - place).abs() <= self.net.config.sliding_window
+        place = torch.arange(attend_BLL.shape[1], device=attend_BLL.device) if positions_BL is None else positions_BL
+        near = (place[..., :, None] - place[..., None, :]).abs() <= self.net.config.sliding_window
         return {"full_attention": additive(attend_BLL), "sliding_attention": additive(attend_BLL & near)}
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tokenizer = self.vocabulary.tokenizer
         recipe = {  # plain containers: checkpoints hold nothing else
             "library": "transformers",
             "name": self.name or self.net.config.model_type,
             "config": json.loads(self.net.config.to_json_string()),
             "pool": self.pool,
             "block_length": self.block_length,
-            "num_sentinels": self.vocabulary.num_sentinels,
             "width": self.width,
-            "tokenizer": tokenizer.backend_tokenizer.to_str(),
-            "special_tokens": {
-                name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
-            },
+            **self.vocabulary.recipe(),
         }
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}, recipe
 

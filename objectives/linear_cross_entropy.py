@@ -64,7 +64,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_CV = grad_CV.to(weight_VD.dtype)
                 hidden_grad_ND[rows] = grad_CV @ weight_VD
                 if weight_VD.dtype == torch.float32:
-                    weight_grad_VD.addmm_(grad_CV.T, chunk_CD)
+                    torch.addmm(weight_grad_VD, grad_CV.T, chunk_CD, out=weight_grad_VD)  # FLOP counters do not know addmm_
                 else:
                     weight_grad_VD += grad_CV.T @ chunk_CD
         ctx.save_for_backward(hidden_grad_ND, weight_grad_VD, bias_grad_V)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL.Image import Image
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from models.encoder import Encoder
 from objectives.draw import Draw
@@ -13,6 +14,8 @@ from objectives.draw import Draw
 Batch = dict[str, Tensor]
 View = Callable[[list[Image], int, Tensor, Tensor], Tensor]
 """(B pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8: what a data worker does; must be picklable."""
+TextView = Callable[[Any, int], Dataset]
+"""(`Blocks` of running text, seed) -> as many samples made of them, whose `__getitems__` gives batches; picklable too."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Objective(nn.Module):
         modality: of the data and of the encoder.
         needs: batch keys it reads; "label" demands a labelled data set.
         drops_patches: whether the encoder must be able to leave patches out.
-        attention: what the encoder must have, "bidirectional" or "causal"; None takes any.
+        attention: what the encoder must have, as `Encoder.attention` names it; None takes any.
     """
 
     modality: ClassVar[str]
@@ -62,8 +65,8 @@ class Objective(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def views(self) -> View | None:
-        """What data workers do to pictures, or None for the plain evaluation view."""
+    def views(self) -> View | TextView | None:
+        """What data workers do to pictures or to running text, or None for the plain evaluation view."""
         return None
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:

@@ -6,6 +6,13 @@ from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
 
+ATTENTION = {  # in words
+    "bidirectional": "bidirectional attention",
+    "causal": "causal attention",
+    "none": "one vector for each token and no attention",
+    "directions": "one network for each direction",
+}
+
 
 def check_fit(names: dict[str, str]) -> None:
     """Raise BadInput, with the choices that fit, when model or data are of another modality than the objective.
@@ -35,11 +42,11 @@ def check_needs(names: dict[str, str], encoder: Encoder, spec: DataSpec) -> None
             f"objective={names['objective']} needs a model that can drop patches, which model={names['model']} cannot; "
             f"model choices that fit: {', '.join(fitting)}"
         )
-    if wanted.attention is not None and encoder.causal != (wanted.attention == "causal"):
-        fitting = [choice for choice in choices_of("model") if _is_causal(choice) is (wanted.attention == "causal")]
+    if wanted.attention is not None and encoder.attention != wanted.attention:
+        fitting = [choice for choice in choices_of("model") if _attention_of(choice) == wanted.attention]
         raise BadInput(
-            f"objective={names['objective']} needs a model with {wanted.attention} attention, which model={names['model']} has "
-            f"not; model choices that fit: {', '.join(fitting)}"
+            f"objective={names['objective']} needs a model with {ATTENTION[wanted.attention]}, which model={names['model']} "
+            f"has not; model choices that fit: {', '.join(fitting)}"
         )
     if "label" in wanted.needs and spec.num_classes < 2:
         found = "one class only" if spec.num_classes else "none"
@@ -59,9 +66,11 @@ def has_task(choice: str) -> bool:
     return class_of("datamodule", choice).task is not TextData.task
 
 
-def _is_causal(choice: str) -> bool | None:
-    """Whether a text model's attention is causal; None where that is not known from its file."""
+def _attention_of(choice: str) -> str | None:
+    """What a text model's tokens see of each other; None where that is not known from its file."""
+    architecture = read_choice("model", choice).get("architecture")
+    if architecture is None:
+        return class_of("model", choice).attention
     from models.text_nets import CAUSAL
 
-    architecture = read_choice("model", choice).get("architecture")
-    return None if architecture is None else architecture in CAUSAL
+    return "causal" if architecture in CAUSAL else "bidirectional"
