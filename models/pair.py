@@ -39,6 +39,8 @@ class PairHead(nn.Module):
         logit_scale, logit_bias: (1,), because sharding knows no parameters without a dimension.
     """
 
+    modality = "image_text"
+
     def __init__(
         self,
         image_width: int,
