@@ -43,6 +43,19 @@ class Data(Protocol):
         """Each sample of a split once, in an order that depends on nothing; `limit` takes that many, evenly spaced."""
 
 
+class ImageText(Data, Protocol):
+    """Pictures with captions: what can be searched for each other, too.
+
+    Attributes:
+        rows: texts -> {"ids": (B, L) int64, "present": (B, L) bool}, as the captions in its batches.
+    """
+
+    rows: Callable[[list[str]], dict[str, Tensor]]
+
+    def captions(self, split: str) -> list[tuple[str, ...]]:
+        """All captions of each picture, in the order of the split."""
+
+
 class Task(Data, Protocol):
     """What can be judged on.
 

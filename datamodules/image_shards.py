@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datamodules.classes import numbered
 from datamodules.images import ImageData
 from datamodules.samples import usual_size
-from datamodules.shard_index import Fields
+from datamodules.shard_sample import Fields
 from datamodules.shards import open_splits, reported_on
 from errors import BadInput
 

@@ -17,7 +17,8 @@ from rich.progress import track
 from datamodules.classes import Labels
 from datamodules.samples import UNREADABLE, Pictures
 from datamodules.shard_files import shard_files
-from datamodules.shard_index import Fields, at_path, decoded, index_of, parts_of, strings_of
+from datamodules.shard_index import CUT, Index, index_of
+from datamodules.shard_sample import Fields, at_path, decoded, parts_of, strings_of
 from errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -176,6 +177,9 @@ def _opened(patterns: Patterns, setting: str, fields: Fields, cache: str | None)
     shown = track(files, f"index of {setting}", transient=True) if get_console().is_terminal else files
     indices = [index_of(file, fields, cache) for file in shown]
     numbers = [len(index.label) for index in indices]
+    for file, index in zip(files, indices, strict=True):
+        if CUT in index.problems:
+            log.warning("'%s' is cut off or damaged after %d usable samples", file.name, len(index.label))
     if not any(numbers):
         raise BadInput(f"{setting}: no sample has {_wanted(fields)}; members: {_members(indices)}")
     names = tuple(dict.fromkeys(name for index in indices for name in index.label_names))
@@ -199,6 +203,6 @@ def _wanted(fields: Fields) -> str:
     return " and ".join(f"{what} ({', '.join(names)})" for what, names in parts if names is not None)
 
 
-def _members(indices: list) -> str:
+def _members(indices: list[Index]) -> str:
     counts = sum((Counter(index.extensions) for index in indices), Counter())
     return ", ".join(f"{count} .{extension}" for extension, count in counts.most_common(8)) or "none"

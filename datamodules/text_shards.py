@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from datamodules.corpus import Document
-from datamodules.shard_index import Fields
+from datamodules.shard_sample import Fields
 from datamodules.shards import open_splits
 from datamodules.text import TextData
 from datamodules.vocabulary import Vocabulary

@@ -13,7 +13,8 @@ from made_shards import caption, picture, sample, tar
 
 from datamodules import shard_index
 from datamodules.shard_files import ShardFile
-from datamodules.shard_index import CUT, IGNORED, WITHOUT_IMAGE, WITHOUT_TEXT, Fields, Index, index_of, scan
+from datamodules.shard_index import CUT, IGNORED, WITHOUT_IMAGE, WITHOUT_TEXT, Index, index_of, scan
+from datamodules.shard_sample import Fields
 from errors import BadInput
 
 FIELDS = Fields.of(image="png", text=["txt", "json.captions"], label="json.scene")
@@ -50,11 +51,12 @@ def test_samples_are_neighbours_that_share_their_name_up_to_the_first_dot(tmp_pa
         ("2.png", picture(3)), ("2.png", picture(4)), ("2.txt", b"again"),  # the same name twice is a new sample
         ("3.png", picture(5)), ("4.png", picture(6)), ("3.txt", b"apart"), ("4.txt", b"apart"),
         ("./5.png", picture(7)), ("./5.mask.png", picture(8)), ("./5.txt", b"five"),
+        ("c/6.png", picture(9)), ("d/6.txt", b"another folder"),
     ]  # fmt: skip
     tar(tmp_path / "a.tar", files)
     index = scanned(tmp_path / "a.tar")
     assert parts(index, tmp_path / "a.tar") == [picture(number) for number in (1, 2, 4, 7)]
-    assert index.problems == {WITHOUT_TEXT: 3, WITHOUT_IMAGE: 2}
+    assert index.problems == {WITHOUT_TEXT: 4, WITHOUT_IMAGE: 3}
 
 
 def test_links_devices_and_unsafe_names_are_ignored_and_counted(tmp_path):
@@ -130,7 +132,7 @@ def test_an_index_is_made_once_and_anew_when_the_shard_or_the_fields_change(tmp_
     assert (first.image == again.image).all()
     assert first.label_names == again.label_names
     assert first.content == again.content
-    opened(Fields.of(image="png"))
+    opened(Fields.of(image="jpg", text=["txt", "json.captions"], label="json.scene"))
     assert len(scans) == 2
     tar(path, [file for number in range(4) for file in sample(number)])
     assert len(opened().label) == 4

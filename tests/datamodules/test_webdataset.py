@@ -12,7 +12,7 @@ import torch
 from made_shards import CLASSES, SMALL, caption, opened, picture, sample, shards, shown, tar
 
 from datamodules.image_shards import ImageShards
-from datamodules.shard_index import BROKEN_JSON, EMPTY_TEXT, WITHOUT_IMAGE, WITHOUT_TEXT
+from datamodules.shard_index import BROKEN_JSON, CUT, EMPTY_TEXT, WITHOUT_IMAGE, WITHOUT_TEXT
 from datamodules.text_shards import TextShards
 from errors import BadInput
 
@@ -141,6 +141,16 @@ def test_what_is_incomplete_is_counted_and_left_out(tmp_path, caplog):
     assert data.spec.num_train == 12
 
 
+def test_a_cut_shard_is_named_and_the_others_are_whole(tmp_path, caplog):
+    pattern = shards(tmp_path, [range(0, 10), range(10, 20)])
+    path = tmp_path / "train-00.tar"
+    path.write_bytes(path.read_bytes()[: 6 * 2048 + 530])  # in the seventh picture; members take two blocks of 512 bytes
+    data = opened(tmp_path, pattern)
+    assert [texts[0] for texts in data.captions("train")] == [caption(number) for number in [*range(6), *range(10, 20)]]
+    assert "train-00.tar' is cut off or damaged after 6 usable samples" in caplog.text
+    assert data.problems == {CUT: 1}
+
+
 def test_pictures_that_do_not_decode_are_replaced_with_their_caption_and_never_slept_over(tmp_path, caplog, monkeypatch):
     bomb = bytearray(picture(5))
     bomb[16:24] = struct.pack(">II", 30_000, 30_000)  # a header that promises 900 million pixels
@@ -159,6 +169,7 @@ def test_pictures_that_do_not_decode_are_replaced_with_their_caption_and_never_s
     assert sorted(number for number, _ in pairs) == [0, 1, 4, 4, 4, 7, 7, 7, 9, 9, 10, 11]
     assert sum(int(batch["corrupt"]) for batch in batches) == 5
     assert "0003.png in train-00.tar: no picture of a known kind" in caplog.text
+    assert "0008.png in train-00.tar: no picture of a known kind" in caplog.text  # nor is another program asked
     assert "0005.png in train-00.tar: Image size (900000000 pixels) exceeds limit" in caplog.text
     evaluated = [pair for batch in data.evaluation_loader("train") for pair in shown(data, batch)]
     assert evaluated == [(number, number) for number in range(12) if number not in broken]
