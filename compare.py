@@ -6,13 +6,13 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.command import command
-from conf.composition import store_comparison
+from conf.composition import COMPARISON, store_comparison
 
 store_comparison()
 
 
 @command
-@hydra.main(config_path=None, config_name="compare", version_base="1.3")
+@hydra.main(config_path=None, config_name=COMPARISON, version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run what a plan lacks, then say what its results show and what they do not."""
     from hydra.core.hydra_config import HydraConfig

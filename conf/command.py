@@ -118,15 +118,13 @@ def _configuration_error(error: Exception) -> str | None:
 
 def _keys_at(parent: str) -> list[str]:
     """The keys that the composed configuration has at `parent`, given the group choices on the command line."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import DictConfig, OmegaConf
+    from conf.composition import compose_settings
 
-    name = Path(sys.argv[0]).stem
     chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in _groups() and "," not in word]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(name, overrides=chosen)
-        node = OmegaConf.select(config, parent) if parent else config
-        return [str(key) for key in node] if isinstance(node, DictConfig) else []
+        node, _ = compose_settings(Path(sys.argv[0]).stem, chosen, complete=False)
+        for key in parent.split(".") if parent else []:
+            node = node[key]
+        return [str(key) for key in node] if isinstance(node, dict) else []
     except Exception:  # the hint is a courtesy: without it the line still names the unknown key
         return []

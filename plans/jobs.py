@@ -42,6 +42,8 @@ def jobs_of(plan: Plan, shelf: Shelf) -> list[Job]:
     Raises:
         BadInput: a combination that cannot be.
     """
+    if plan.launcher is not None:
+        composed("train", (f"hydra/launcher={plan.launcher}", *plan.words(plan.launcher)))  # is it installed?
     objectives = trained(plan)
     random, supervised = [], []
     for base in bases(objectives):
@@ -112,7 +114,7 @@ def shape_words(plan: Plan, base: Base, first: Job) -> list[str]:
         return [f"datamodule.tokenizer.path={literal(first.folder)}"]
     size = base.like.settings["datamodule"]["image_size"]
     if size is None:
-        raise BadInput("on other data pictures must have one size for all encoders: settings.all=[datamodule.image_size=32]")
+        raise BadInput("on other data pictures need one size for all encoders: 'settings={all:{datamodule.image_size:32}}'")
     return [f"datamodule.image_size={size}"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from conf import choices_of
 from errors import BadInput, nearest
+from plans.words import words_of
 from training.budget import UNITS, Budget
 
 REFERENCES = {"image": "supervised", "text": "supervised_text"}  # the supervised objective of a modality
@@ -70,7 +71,7 @@ class Plan:
             Path(config["folder"] or Path("outputs", name or "comparison")),
             config["experiment"],
             tasks,
-            {key: tuple(listed(words)) for key, words in (config["settings"] or {}).items()},
+            {key: words_of(words) for key, words in (config["settings"] or {}).items()},
             slots,
             config["launcher"],
         )

@@ -4,9 +4,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+PLAIN = re.compile(r"[A-Za-z_/][\w./-]*")  # strings that need no quotation marks, unless they say something else
+OTHER = ("null", "true", "false", "inf", "nan")
+
 
 def literal(value: Any) -> str:
-    """A value as Hydra's override grammar writes it; strings are quoted, so they may hold anything."""
+    """A value as Hydra's override grammar writes it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -17,9 +20,18 @@ def literal(value: Any) -> str:
         return f"[{','.join(map(literal, value))}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{name}:{literal(part)}' for name, part in value.items())}}}"
+    if PLAIN.fullmatch(str(value)) and str(value).lower() not in OTHER:
+        return str(value)
     # a backslash is one unless it stands before a quotation mark
     inside = re.sub(r'(\\*)"', r'\1\1\\"', str(value))
     return '"' + re.sub(r"(\\+)$", r"\1\1", inside) + '"'
+
+
+def words_of(value: Any) -> tuple[str, ...]:
+    """Words as a plan may give them: one, a list, or a mapping from what is set to its value."""
+    if isinstance(value, dict):
+        return tuple(f"{name}={literal(part)}" for name, part in value.items())
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def last_of_each(*parts: Iterable[str]) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ def test_every_protocol_and_label_fraction_judges_every_encoder(tmp_path):
 
 def test_settings_reach_the_runs_they_are_for(tmp_path):
     settings = {
-        "all": ["trainer.workers=2"], "emoji": "datamodule.image_size=32", "mae": "model.depth=6", "knn": ["transfer.k=5"],
-        "simclr": ["model=resnet18"],
+        "all": ["trainer.workers=2"], "emoji": "datamodule.image_size=32", "mae": {"model.depth": 6}, "knn": ["transfer.k=5"],
+        "simclr": {"model": "resnet18"},
     }  # fmt: skip
     plan = plan_of(
         tmp_path, objectives=["mae", "simclr"], datamodule="emoji", budget=USUAL["budget"] | {"minutes": 2},
@@ -95,7 +95,7 @@ def test_an_experiment_gives_way_to_the_budget_of_the_plan(tmp_path):
 
 def test_other_data_of_pictures_need_one_size(tmp_path):
     plan = {"objectives": ["mae"], "datamodule": "cifar10", "tasks": ["flowers102", "emoji datamodule.label=subcategory"]}
-    with pytest.raises(BadInput, match="one size for all"):
+    with pytest.raises(BadInput, match="one size for all encoders"):
         jobs_of(plan_of(tmp_path, **plan), Shelf(tmp_path))
     jobs = jobs_of(plan_of(tmp_path, **plan, settings={"all": ["datamodule.image_size=32"]}), Shelf(tmp_path))
     assert words(jobs, "knn of random vit_t cifar10 seed 0 on emoji-subcategory") == (
@@ -111,7 +111,7 @@ def test_text_without_labels_is_judged_on_tasks_with_one_tokenizer(tmp_path):
         jobs_of(plan_of(tmp_path, **plan), Shelf(tmp_path))
     jobs = jobs_of(plan_of(tmp_path, **plan, tasks=["glue datamodule.task=cola", "glue datamodule.task=rte"]), Shelf(tmp_path))
     first = next(job for job in jobs if job.label == "mlm bert_mini text_files seed 0")
-    tokenizer = f'datamodule.tokenizer.path="{first.folder}"'
+    tokenizer = f"datamodule.tokenizer.path={first.folder}"
     for label in ("knn of random bert_mini text_files seed 0 on glue-rte", "supervised_text bert_mini glue seed 0"):
         assert next(job for job in jobs if job.label == label).after == first
         assert tokenizer in words(jobs, label)
@@ -232,7 +232,8 @@ def test_every_experiment_composes_and_says_what_it_reaches_and_costs(name):
 def test_words_survive_the_trip_through_hydra():
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    values = [None, True, 3, 1e-05, 2.8e12, "a b", 'q"uo,te=', "C:\\x\\", "é{}[]", [1, "x,y"], {"a": 1, "b": ["c=d"]}, ""]
+    names = ["a b", 'q"uo,te=', "C:\\x\\", "é{}[]", "/a/b-c.d", "True", "nan", "null", "2b", "", "vit_t", "1e-3"]
+    values = [None, True, 3, 1e-05, 2.8e12, [1, "x,y"], {"a": 1, "b": ["c=d"]}, *names]
     parsed = OverridesParser.create().parse_overrides([f"key={literal(value)}" for value in values])
     found = [override.value() for override in parsed]
     assert found == values

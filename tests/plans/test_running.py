@@ -139,14 +139,14 @@ def test_a_run_that_saved_nothing_begins_anew(tmp_path):
 def test_commands_are_those_that_a_person_would_type(tmp_path):
     first = encoder(Path("plan"), "first", "objective=mae", "trainer.workers=2")
     train = ["objective=mae", "trainer.workers=2"]
-    assert command([first], False, Hands())[1:] == ["seed=first", *train, 'hydra.run.dir="plan/first"']
-    assert command([first], True, Hands())[1:] == ['resume="plan/first"', "trainer.workers=2", 'hydra.run.dir="plan/first"']
+    assert command([first], False, Hands())[1:] == ["seed=first", *train, "hydra.run.dir=plan/first"]
+    assert command([first], True, Hands())[1:] == ["resume=plan/first", "trainer.workers=2", "hydra.run.dir=plan/first"]
     jobs = judged(Path("plan"), first, *GRID)
-    grid = ["transfer=knn,linear", "label_fraction=0.1,1.0", 'hydra.sweep.dir="plan/transfer/first"']
+    grid = ["transfer=knn,linear", "label_fraction=0.1,1.0", "hydra.sweep.dir=plan/transfer/first"]
     assert command(jobs, False, Hands())[1:-1] == ["-m", "checkpoint=plan/first", *grid]
     launched = command([first], False, Hands(launcher="joblib", launcher_words=("hydra.launcher.n_jobs=2",)))
     assert launched[-5:] == [
-        "-m", 'hydra.sweep.dir="plan"', 'hydra.sweep.subdir="first"', "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+        "-m", "hydra.sweep.dir=plan", "hydra.sweep.subdir=first", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
     ]  # fmt: skip
 
 
