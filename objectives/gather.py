@@ -9,9 +9,21 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from errors import BadInput
+from objectives.targets import in_parts
+
 
 def gather_candidates(local: Tensor) -> Tensor:
-    """(b, ...) on each of W ranks -> (W b, ...) in rank order; the tensor itself where nothing is distributed."""
+    """(b, ...) on each of W ranks -> (W b, ...) in rank order; the tensor itself where nothing is distributed.
+
+    Raises:
+        BadInput: the batch is only a part of a step, in which the other candidates are missing.
+    """
+    if in_parts():
+        raise BadInput(
+            "trainer.accumulate would change which candidates are compared: this objective looks at all samples of a step; "
+            "large batches in little memory are what grad_cache is for (objective=clip objective.grad_cache.chunks=<number>)"
+        )
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return local
     return torch.cat(all_gather(local.contiguous()))

@@ -58,44 +58,55 @@ class Monitors(L.Callback):
         self.seconds = 0.0
         self._sample: dict[str, Tensor] | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "seconds": self.seconds, "sample": self._sample}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.metrics, self.seconds, self._sample = state["metrics"], state["seconds"], state["sample"]
+
     def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, batch: dict[str, Tensor], *_: Any) -> None:
-        if self._sample is None and trainer.is_global_zero:
-            self._sample = {key: value[:PICTURES].clone() for key, value in batch.items() if value.ndim}
+        if self._sample is None:
+            self._sample = {key: value[:PICTURES].cpu().clone() for key, value in batch.items() if value.ndim}
             if trainer.global_step == 0:
-                self._show_pictures(trainer, module)
+                with module.whole() as objective:
+                    self._show_pictures(trainer, module, objective)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
-        if not trainer.is_global_zero:
-            return
         step, last = trainer.global_step, trainer.global_step == module.num_steps
-        if step % SCALARS_EVERY == 0 or last:
+        if trainer.is_global_zero and (step % SCALARS_EVERY == 0 or last):
             report = {name: float(value) for name, value in module.report.items()}
             trainer.logger.log_metrics({"loss": module.loss.item(), "lr": module.lr} | report, step)
         interval = max(1, module.num_steps // self.times) if self.times else module.num_steps + 1
         if (step % interval == 0 and module.num_steps - step >= interval) or (last and self.times):
             began = time.perf_counter()
-            self._show_pictures(trainer, module)
-            self._probe(trainer, module)
+            with module.whole() as objective:
+                self._show_pictures(trainer, module, objective)
+                self._probe(trainer, objective)
             self.seconds += time.perf_counter() - began
 
-    def _show_pictures(self, trainer: L.Trainer, module: Pretraining) -> None:
-        sample, training = self._sample, module.training
-        module.eval()
+    def _show_pictures(self, trainer: L.Trainer, module: Pretraining, objective: Objective | None) -> None:
+        if objective is None:  # another rank has the whole of it
+            return
+        sample = {name: value.to(module.device) for name, value in self._sample.items()}
+        training = objective.training
+        objective.eval()
         with torch.no_grad():
             draw = Draw(module.seed, sample["epoch"], sample["index"])
-            pictures, texts = module.objective.pictures(sample, draw), module.objective.texts(sample, draw)
-        module.train(training)
+            pictures, texts = objective.pictures(sample, draw), objective.texts(sample, draw)
+        objective.train(training)
         for name, picture in pictures.items():
             trainer.logger.experiment.add_image(name, picture.float().cpu(), trainer.global_step)
         for name, text in texts.items():
             trainer.logger.experiment.add_text(name, text, trainer.global_step)
 
-    def _probe(self, trainer: L.Trainer, module: Pretraining) -> None:
-        features, accuracy = self.probe(module.objective.encoder, self.data, self.bank, self.queries)
+    def _probe(self, trainer: L.Trainer, objective: Objective | None) -> None:
+        if objective is None:
+            return
+        features, accuracy = self.probe(objective.encoder, self.data, self.bank, self.queries)
         self.metrics = {"feature_std": feature_std(features), "rankme": rankme(features)}
         if accuracy is not None:
             self.metrics["val_knn_accuracy"] = accuracy
-        self.metrics |= held_out(module.objective, self.data, self.queries)
+        self.metrics |= held_out(objective, self.data, self.queries)
         trainer.logger.log_metrics({f"monitor/{name}": value for name, value in self.metrics.items()}, trainer.global_step)
 
 

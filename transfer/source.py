@@ -12,7 +12,7 @@ from errors import BadInput
 from models.encoder import Encoder
 from models.export import build_encoder, load_encoder
 from reports.result import Result, read_result
-from training.checkpoints import read_checkpoint
+from training.checkpoint_files import read_checkpoint
 from training.fitting import class_at, modality
 from training.run import git_commit, peak_memory_bytes, read_config, versions
 
