@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+from objectives.gather import total_over_ranks
 
 
 def synchronise_batch_norm(module: nn.Module, device_type: str) -> nn.Module:
@@ -44,9 +45,9 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         others = [dimension for dimension in range(x.ndim) if dimension != 1]
         shape = [-1 if dimension == 1 else 1 for dimension in range(x.ndim)]
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean_C = all_reduce(x.sum(others)) / count
+        mean_C = total_over_ranks(x.sum(others)) / count
         centred = x - mean_C.view(shape)
-        variance_C = all_reduce(centred.square().sum(others)) / count
+        variance_C = total_over_ranks(centred.square().sum(others)) / count
         if self.track_running_stats:
             self._remember(mean_C.detach(), variance_C.detach() * count / max(1, count - 1))
         scale_C = (variance_C + self.eps).rsqrt()

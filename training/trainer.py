@@ -120,5 +120,6 @@ def _quieten() -> None:
         ".*dataloader is not resumable.*",
         ".*treespec.*",
         ".*log_every_n_steps.*",
+        ".*broadcast_buffers.*",
     ):
         warnings.filterwarnings("ignore", message)
