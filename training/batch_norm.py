@@ -41,7 +41,7 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized():
             return super().forward(input)
-        x = input.float()
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         others = [dimension for dimension in range(x.ndim) if dimension != 1]
         shape = [-1 if dimension == 1 else 1 for dimension in range(x.ndim)]
         count = x.numel() // x.shape[1] * dist.get_world_size()
