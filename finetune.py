@@ -19,11 +19,13 @@ def main(config: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
 
     from training.fitting import modality
+    from training.ranks import check_alone
     from training.trainer import prepare_speed
     from transfer.protocol import Bench, check_task
     from transfer.source import Source, finish
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_alone(settings["trainer"])
     choices = HydraConfig.get().runtime.choices
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
     seed = settings["seed"]
