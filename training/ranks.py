@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from errors import BadInput, Elsewhere, nearest
 
@@ -97,6 +96,12 @@ def ranks_wanted(settings: dict[str, Any]) -> int:
     return devices
 
 
+def check_alone(settings: dict[str, Any]) -> None:
+    """Raise BadInput where several devices are asked for by what runs on one."""
+    if settings["strategy"] != "auto" or ranks_wanted(settings) > 1:
+        raise BadInput("transfer runs on one device: trainer=auto, cpu or gpu")
+
+
 def join(settings: dict[str, Any]) -> Ranks:
     """This process among those of the run, connected to them; call it once, before anything is decided.
 
@@ -125,6 +130,8 @@ def join(settings: dict[str, Any]) -> Ranks:
 
 def _translate_slurm(ranks: Ranks) -> None:
     """Say in torch's words what srun said in SLURM's."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
     environment = SLURMEnvironment(auto_requeue=False)
     os.environ |= {
         "RANK": str(ranks.rank),

@@ -1,4 +1,4 @@
-"""Two real processes that are connected by gloo, kept for all tests of this folder: starting them takes longer than a test."""
+"""Two real processes that are connected by gloo, kept for all tests: starting them takes longer than most tests."""
 
 import multiprocessing
 import os
@@ -7,11 +7,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
-
-import pytest
-from made_runs import write_texts
 
 SIZE = 2
 PATIENCE = 240  # seconds of a test
@@ -72,15 +68,3 @@ def _serve(rank: int, port: int, line: Connection) -> None:
             line.send((True, function(*arguments)))
         except BaseException:
             line.send((False, traceback.format_exc()))
-
-
-@pytest.fixture(scope="session")
-def two_ranks():
-    ranks = TwoRanks()
-    yield ranks
-    ranks.end()
-
-
-@pytest.fixture(scope="session")
-def texts(tmp_path_factory) -> Path:
-    return write_texts(tmp_path_factory.mktemp("texts"))
