@@ -66,6 +66,12 @@ def transformer_forward(width: int, depth: int, length: int, feedforward: int) -
     return 2 * depth * (4 * length * width**2 + 2 * length**2 * width + 2 * length * width * feedforward)
 
 
+def masked_forward(width: int, depth: int, length: int, feedforward: int, targets: int) -> float:
+    """As above, but of the last layer only keys and values are needed everywhere; the rest is computed at the targets."""
+    at_targets = 2 * targets * width**2 + 2 * targets * length * width + 2 * targets * width * feedforward
+    return transformer_forward(width, depth - 1, length, feedforward) + 2 * (2 * length * width**2 + at_targets)
+
+
 def head_forward(targets: int, inside: int, width: int, vocabulary: int) -> float:
     """At the targets alone: a dense layer onto the embedding's width, then the embedding of every token."""
     return 2 * targets * (inside * width + width * vocabulary)
@@ -76,7 +82,7 @@ def test_mlm_flops_equal_the_hand_formula(length):
     spec = text_spec(length, num_sentinels=4000)  # so that the output layer weighs
     mlm = MaskedLanguageModel(text_encoder("bert", spec), spec)
     targets = round(0.15 * length)
-    forward = transformer_forward(32, 2, length, 64) + head_forward(targets, 32, 32, spec.vocabulary.size)
+    forward = masked_forward(32, 2, length, 64, targets) + head_forward(targets, 32, 32, spec.vocabulary.size)
     assert sample_flops(mlm, text_batch(8, length), 64) == pytest.approx(3 * forward, rel=0.02)
 
 
@@ -85,8 +91,9 @@ def test_rtd_flops_equal_the_hand_formula(length):
     spec = text_spec(length, num_sentinels=4000)
     rtd = ReplacedTokenDetection(text_encoder("bert", spec, width=64, feedforward=128), spec, generator_width=0.25)
     # the generator is 16 wide, with an MLP of 4 x 16, on the encoder's embedding of 64; the detector looks at every token
-    generator = 2 * length * 64 * 16 + transformer_forward(16, 2, length, 64)
-    head = head_forward(round(0.15 * length), 16, 64, spec.vocabulary.size)
+    targets = round(0.15 * length)
+    generator = 2 * length * 64 * 16 + masked_forward(16, 2, length, 64, targets)
+    head = head_forward(targets, 16, 64, spec.vocabulary.size)
     detector = 2 * length * (64**2 + 64)
     forward = generator + head + transformer_forward(64, 2, length, 128) + detector
     assert sample_flops(rtd, text_batch(8, length), 64) == pytest.approx(3 * forward, rel=0.02)
