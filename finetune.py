@@ -18,11 +18,13 @@ def main(config: DictConfig) -> float:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
+    from training.ranks import check_alone
     from training.trainer import prepare_speed
     from transfer.protocol import Bench, judged_part
     from transfer.source import Source, finish
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_alone(settings["trainer"])
     choices = HydraConfig.get().runtime.choices
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
 

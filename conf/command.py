@@ -1,6 +1,7 @@
 """A command whose wrong input is answered in one line that names the thing, the reason and the choices."""
 
 import ctypes
+import errno
 import functools
 import os
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conf import CONF
-from errors import BadInput, RunStopped, nearest
+from errors import BadInput, Elsewhere, RunStopped, nearest
 
 BRACES = re.compile(r"(?<!\$)\{[^{}$:]*(\.\.|,)[^{}:]*\}")  # {00..04} or {a,b}, no dictionary and no interpolation
 PARENT = "HEADSTART_PARENT"  # environment variable: the process that started this one and must not be outlived
@@ -31,18 +32,31 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
         try:
             main()
         except BadInput as error:
-            _exit(str(error).rpartition("errors.BadInput: ")[2].strip(), 2)  # a data worker puts its traceback before it
+            _exit(_with_notes(error), 2)
+        except Elsewhere:
+            sys.exit(2)
         except RunStopped as error:
-            _exit(str(error), error.exit_code)
+            if error.everywhere and not _is_first_rank():
+                sys.exit(error.exit_code)
+            _exit(_with_notes(error), error.exit_code)
         except KeyboardInterrupt:
             _exit("interrupted before the run had anything to save", 130)
         except Exception as error:
             line = _configuration_error(error)
-            if line is None:
-                raise
-            _exit(line, 2)
+            if line is not None:
+                _exit(line, 2)
+            line = _exhausted(error)
+            if line is not None:
+                _exit(line, 1)
+            raise
 
     return run
+
+
+def begins_here(resume: str | None) -> bool:
+    """Whether this process makes a folder for a new run; torchrun and srun tell the ranks of a run apart."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return resume in (None, "auto") and rank == "0"
 
 
 def quoted(word: str) -> str:
@@ -55,13 +69,14 @@ def quoted(word: str) -> str:
 def end_with_parent() -> None:
     """Let Linux ask this process to stop when the one that started it is gone, even by kill -9.
 
-    Otherwise compare.py, killed and started again, would meet a job that is still at work. Elsewhere it waits for such a job.
+    Otherwise compare.py, killed and started again, would meet a job that is still at work (elsewhere it waits for such a job),
+    and a resumed run the ranks of a launcher that could not tell them.
     """
     parent = os.environ.pop(PARENT, None)
-    if parent is None or not sys.platform.startswith("linux"):
+    if (parent is None and "RANK" not in os.environ) or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):
+    if parent is not None and os.getppid() != int(parent):
         sys.exit(128 + signal.SIGTERM)
 
 
@@ -93,8 +108,30 @@ def _groups() -> set[str]:
 
 
 def _exit(line: str, code: int) -> None:
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    who = "" if _is_first_rank() else f"rank {os.environ['RANK']}: "
+    print(f"error: {who}{line}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _with_notes(error: BaseException) -> str:
+    line = str(error).rpartition("errors.BadInput: ")[2].strip()  # a data worker puts its traceback before it
+    return "; ".join((line, *getattr(error, "__notes__", ())))
+
+
+def _exhausted(error: Exception) -> str | None:
+    """What the machine ran out of, as one line; the run's notes say what is saved."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f"'{error.filename}' cannot be written: " if error.filename else ""
+        return "; ".join((f"{where}{error.strerror}", *getattr(error, "__notes__", ())))
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or (isinstance(error, RuntimeError) and "not enough memory" in str(error)):
+        smaller = "try trainer.accumulate=2, trainer.activation_checkpointing=true or a smaller datamodule.batch_size"
+        return "; ".join((f"out of memory: {' '.join(str(error).split())[:160]}", smaller, *getattr(error, "__notes__", ())))
+    return None
 
 
 def _configuration_error(error: Exception) -> str | None:

@@ -68,61 +68,65 @@ class Monitors(L.Callback):
         self._sample: dict[str, Tensor] | None = None
         self._before = 0.0
 
-    def state_dict(self) -> dict[str, float]:
-        return self.metrics
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "sample": self._sample}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.metrics = dict(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.metrics, self._sample = state["metrics"], state["sample"]
 
     def on_train_start(self, trainer: L.Trainer, module: Pretraining) -> None:
         self._before = module.course.progress
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, batch: dict[str, Tensor], *_: Any) -> None:
-        if self._sample is None and trainer.is_global_zero:
-            self._sample = {key: value[:PICTURES].clone() for key, value in batch.items() if value.ndim}
+        if self._sample is None:
+            self._sample = {key: value[:PICTURES].cpu().clone() for key, value in batch.items() if value.ndim}
             if trainer.global_step == 0:
-                self._show_pictures(trainer, module)
+                with module.whole() as objective:
+                    self._show_pictures(trainer, module, objective)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
-        if not trainer.is_global_zero:
-            return
         course, step_flops = module.course, self.sample_flops * module.batch_size
-        if course.step % SCALARS_EVERY == 0 or course.finished:
+        if trainer.is_global_zero and (course.step % SCALARS_EVERY == 0 or course.finished):
             report = {name: float(value) for name, value in module.report.items()}
             spent = {"flops": step_flops * course.step, "seconds": module.watch.seconds}
             trainer.logger.log_metrics({"loss": module.loss.item(), "lr": module.lr} | spent | report, course.step)
-        # asked anew at every step, because a run that ends by time learns only on the way how much compute it has
-        times, pictures = affordable_probes(
-            self.times, self.pictures, self.share, step_flops * course.num_steps, self.picture_flops
-        )
+        # asked anew at every step, because a run that ends by time learns only on the way how much compute it has;
+        # of several ranks one evaluates and the others wait
+        run_flops = step_flops * course.num_steps / trainer.world_size
+        times, pictures = affordable_probes(self.times, self.pictures, self.share, run_flops, self.picture_flops)
         if passes(times, self._before, course.progress):
-            with module.watch.pause():
-                self._show_pictures(trainer, module)
-                self._probe(trainer, module, pictures)
+            with module.watch.pause(), module.whole() as objective:
+                self._show_pictures(trainer, module, objective)
+                self._probe(trainer, objective, pictures)
         self._before = course.progress
-        if course.finished:
+        if course.finished and trainer.is_global_zero:
             results = {"result/loss": module.loss.item()} | {f"result/{name}": value for name, value in self.metrics.items()}
             trainer.logger.log_hyperparams(hyperparameters(module.plain.get("config", {})), results, course.step)
 
-    def _show_pictures(self, trainer: L.Trainer, module: Pretraining) -> None:
-        sample, training = self._sample, module.training
-        module.eval()
+    def _show_pictures(self, trainer: L.Trainer, module: Pretraining, objective: Objective | None) -> None:
+        if objective is None:  # another rank has the whole of it
+            return
+        sample = {name: value.to(module.device) for name, value in self._sample.items()}
+        training = objective.training
+        objective.eval()
         with torch.no_grad():
             draw = Draw(module.seed, sample["epoch"], sample["index"])
-            pictures, texts = module.objective.pictures(sample, draw), module.objective.texts(sample, draw)
-        module.train(training)
+            pictures, texts = objective.pictures(sample, draw), objective.texts(sample, draw)
+        objective.train(training)
         for name, picture in pictures.items():
             trainer.logger.experiment.add_image(name, picture.float().cpu(), trainer.global_step)
         for name, text in texts.items():
             trainer.logger.experiment.add_text(name, text, trainer.global_step)
 
-    def _probe(self, trainer: L.Trainer, module: Pretraining, pictures: int) -> None:
+    def _probe(self, trainer: L.Trainer, objective: Objective | None, pictures: int) -> None:
+        if objective is None:
+            return
         queries = pictures // 3
-        features, accuracy = self.probe(module.objective.encoder, self.data, pictures - queries, queries)
+        features, accuracy = self.probe(objective.encoder, self.data, pictures - queries, queries)
         self.metrics = {"feature_std": feature_std(features), "rankme": rankme(features)}
         if accuracy is not None:
             self.metrics["val_knn_accuracy"] = accuracy
-        self.metrics |= held_out(module.objective, self.data, queries)
+        self.metrics |= held_out(objective, self.data, queries)
         trainer.logger.log_metrics({f"monitor/{name}": value for name, value in self.metrics.items()}, trainer.global_step)
 
 

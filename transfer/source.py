@@ -14,7 +14,7 @@ from models.encoder import Encoder
 from models.export import build_encoder, build_pair, load_encoder, load_pair
 from models.pair import Pair
 from reports.result import Result, read_result
-from training.checkpoints import read_checkpoint
+from training.checkpoint_files import read_checkpoint
 from training.run import git_commit, peak_memory_bytes, read_config, versions
 from transfer.protocol import TransferProtocol, takes_pair
 

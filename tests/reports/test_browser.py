@@ -9,7 +9,7 @@ import re
 import shutil
 
 import pytest
-from made_runs import make_runs
+from made_results import make_runs
 from records import record
 from selenium import webdriver
 from selenium.webdriver.common.by import By

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from made_runs import make_run
+from made_results import make_run
 from records import drawn, record
 from scipy.stats import friedmanchisquare
 

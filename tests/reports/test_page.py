@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import error_line
-from made_runs import make_run, make_runs
+from made_results import make_run, make_runs
 from records import drawn, record
 
 from errors import BadInput

@@ -20,6 +20,7 @@ from models.timm_encoder import TimmEncoder
 from objectives.clip import InfoNCE
 from objectives.draw import Draw
 from objectives.image_text import ImageText
+from training.course import Steps
 from training.optimization import Optimization
 from training.pretraining import Pretraining
 from transfer.features import embed_texts
@@ -211,7 +212,7 @@ def write_run(objective: ImageText, folder: Path, pictures: Path) -> None:
     recipes = {name: part.exported()[1] for name, part in objective.exports().items()}
     for name, part in objective.exports().items():
         save_encoder(part, folder, name)
-    module = Pretraining(objective, Optimization(torch.optim.AdamW, 1e-3), 1, 8, 0, {"config": config, **recipes})
+    module = Pretraining(objective, Optimization(torch.optim.AdamW, 1e-3), Steps(1), 8, 0, {"config": config, **recipes})
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
