@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.spec import DataSpec
