@@ -278,6 +278,8 @@ def test_any_text_model_is_a_tower_by_its_name(objective, text_model):
     encoder = build(read_choice("model", "vit_t") | {"depth": 1}, spec=spec)
     made, batch = build(node, encoder=encoder, spec=spec), pair_batch(4)
     made(batch, draw_of(batch)).loss.backward()
+    unused = [name for name, weight in made.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert unused == []  # data parallelism waits for the gradient of every weight
     assert made.text_encoder.width == 64
     assert made.head.text_pool == ("end" if text_model == "gpt_mini" else "mean")
 
