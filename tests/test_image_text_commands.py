@@ -185,7 +185,9 @@ def test_the_text_model_is_the_one_that_the_model_is_paired_with(objective, mode
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", words)
         given = compose("train", [*words, "objective.text_model=gpt_mini"])
+        transfer = compose("finetune", ["checkpoint=none", f"model={model}"])
     node = OmegaConf.to_container(config.objective, resolve=True)
+    assert transfer.text_model == text_model
     assert node["text_model"] == text_model
     assert given.objective.text_model == "gpt_mini"
     if objective == "siglip":

@@ -113,4 +113,8 @@ def _read(
             known["label"].append(batch["label"] if "label" in batch else torch.full_like(batch["index"], -1))
             for name, read_BD in read({name: value.to(device) for name, value in batch.items()}).items():
                 features.setdefault(name, []).append(read_BD.float().cpu())
-    return tuple({name: torch.cat(parts) for name, parts in found.items()} for found in (features, known))
+    return _joined(features), _joined(known)
+
+
+def _joined(parts: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(several) for name, several in parts.items()}

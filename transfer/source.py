@@ -122,6 +122,7 @@ class Source:
 
     @classmethod
     def _of_config(cls, name: str, config: dict, learned: Encoder | Pair, cost: dict[str, float]) -> "Source":
+        learned.train()  # as a fresh one is: probes freeze it, and fine-tuning trains in the mode that it finds
         names = config["names"]
         pair = learned if isinstance(learned, Pair) else None
         return cls(

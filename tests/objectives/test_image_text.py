@@ -21,13 +21,11 @@ from training.flops import sample_flops
 from training.optimization import Optimization, parameter_groups
 
 
-def make(
-    loss=None, architecture: str = "bert", name: str = "vit_tiny_patch16_224", dropout: float = 0.0, **settings
-) -> ImageText:
+def make(loss=None, architecture="bert", name="vit_tiny_patch16_224", depth=1, dropout=0.0, **settings) -> ImageText:
     """Small towers with jittered vectors; the image tower is 192 wide, the text tower 32."""
     spec = pair_spec()
     torch.manual_seed(0)
-    shape = {"depth": 2, "positions": "sincos"} if name.startswith("vit") else {}
+    shape = {"depth": depth, "positions": "sincos"} if name.startswith("vit") else {}
     encoder = TimmEncoder(spec, name, **shape)
 
     def text_model(spec: DataSpec, **given):
@@ -66,7 +64,7 @@ def test_the_loss_is_of_unit_vectors_and_reaches_every_weight(loss, expected):
 
 
 @pytest.mark.parametrize("loss", [InfoNCE(), SigmoidLoss(7)], ids=["clip", "siglip"])
-@pytest.mark.parametrize("chunks", [2, 3, 50])
+@pytest.mark.parametrize("chunks", [3, 50])
 def test_chunks_give_the_gradient_of_the_whole_batch(loss, chunks):
     batch = pair_batch(7)
     plain, cached = (make(loss, patch_dropout=0.5, grad_cache={"chunks": n}) for n in (1, chunks))
@@ -170,7 +168,7 @@ def test_siglip_begins_at_its_own_numbers_and_is_not_clamped():
 
 
 def test_scale_and_bias_never_decay_and_both_towers_have_layers():
-    objective = make(SigmoidLoss(8))
+    objective = make(SigmoidLoss(8), depth=2)
     groups = parameter_groups(objective, 0.2, layer_decay=0.5)
     grouped = [id(weight) for group in groups for weight in group["params"]]
     assert sorted(grouped) == sorted(id(weight) for weight in objective.parameters() if weight.requires_grad)
@@ -280,6 +278,8 @@ def test_any_text_model_is_a_tower_by_its_name(objective, text_model):
     encoder = build(read_choice("model", "vit_t") | {"depth": 1}, spec=spec)
     made, batch = build(node, encoder=encoder, spec=spec), pair_batch(4)
     made(batch, draw_of(batch)).loss.backward()
+    unused = [name for name, weight in made.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert unused == []  # data parallelism waits for the gradient of every weight
     assert made.text_encoder.width == 64
     assert made.head.text_pool == ("end" if text_model == "gpt_mini" else "mean")
 
