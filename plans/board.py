@@ -55,7 +55,9 @@ class LiveBoard:
             return
         took = f", {timedelta(seconds=int(time.monotonic() - self._began[job]))}" if job in self._began else ""
         reason = f": {failures[job].line}" if event == "failed" else ""
-        self.console.print(f"[{ended}/{len(work.jobs)}] {event}  {job.label}{took}{reason}", markup=False, highlight=False)
+        self.console.print(
+            f"[{ended}/{len(work.jobs)}] {event}  {job.label}{took}{reason}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def table(work: Work) -> Group:

@@ -173,10 +173,10 @@ def command(jobs: list[Job], resumes: bool, hands: Hands) -> list[str]:
         words = list(first.words)
         if resumes:
             words = [f"resume={literal(folder)}", *(word for word in words if word.startswith(("trainer", "monitor")))]
-        where = [f"hydra.run.dir={literal(folder)}"]
-        if launcher:
-            where = ["-m", f"hydra.sweep.dir={literal(folder.parent)}", f"hydra.sweep.subdir={literal(folder.name)}"]
-        return [str(HOME / "train.py"), *words, *where, *launcher]
+        if launcher:  # launchers run sweeps only, so it is one of one run
+            where = [f"hydra.sweep.dir={literal(folder.parent)}", f"hydra.sweep.subdir={literal(folder.name)}"]
+            return [str(HOME / "train.py"), "-m", *words, *where, *launcher]
+        return [str(HOME / "train.py"), *words, f"hydra.run.dir={literal(folder)}"]
     protocols, fractions = dict.fromkeys(job.protocol for job in jobs), dict.fromkeys(str(job.fraction) for job in jobs)
     grid = [f"transfer={','.join(protocols)}", f"label_fraction={','.join(fractions)}"]
     where = [f"hydra.sweep.dir={literal(folder.parent)}", f"hydra.sweep.subdir={SUBFOLDER}"]
