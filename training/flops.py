@@ -28,7 +28,7 @@ def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int
     available = len(batch["index"])
     large = min(LARGE, available)
     small = min(SMALL, large // 2)
-    if small == large or small < 1:
+    if small < 2:  # batch norms have no statistics of one sample
         return _count(trial, batch, available) / available
     count_small, count_large = _count(trial, batch, small), _count(trial, batch, large)
     quadratic = (count_large / large - count_small / small) / (large - small)

@@ -69,6 +69,7 @@ class Pretraining(L.LightningModule):
         return max(group["lr"] for group in self.optimizers().param_groups)
 
     def optimizer_step(self, *arguments: object, **settings: object) -> None:
+        self.optimization.move_weight_decay(self.optimizers().param_groups, self.global_step, self.num_steps)
         super().optimizer_step(*arguments, **settings)
         # not in on_train_batch_end: callbacks save checkpoints there, and a teacher must have moved before
         self.objective.after_step(min(1.0, (self.global_step + 1) / self.num_steps))
