@@ -52,6 +52,7 @@ def main(config: DictConfig) -> float:
     encoder = build(run.config["model"], spec=data.spec)
     check_needs(run.config["names"], encoder, data.spec)
     objective = build(run.config["objective"], encoder=encoder, spec=data.spec)
+    objective.check_batch(data.batch_size)
     optimization = build(run.config["optimizer"])
     resolved = prepare_speed(objective, run.config["trainer"])
 

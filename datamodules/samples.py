@@ -79,13 +79,15 @@ class Samples(Dataset):
     Args:
         pictures: one split.
         channels: 3, or 1.
-        view: (pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8.
+        view: (pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8, or several of them by name.
         seed: of the run, for the view.
         substitute: in training, a corrupt picture is replaced by the next readable one, so that batches keep their size;
             in evaluation it is left out.
     """
 
-    def __init__(self, pictures: Pictures, channels: int, view: Callable[..., Tensor], seed: int, substitute: bool):
+    def __init__(
+        self, pictures: Pictures, channels: int, view: Callable[..., Tensor | dict[str, Tensor]], seed: int, substitute: bool
+    ):
         self.pictures, self.channels, self.view = pictures, channels, view
         self.seed, self.substitute = seed, substitute
         self.reported: set[int] = set()
@@ -103,8 +105,9 @@ class Samples(Dataset):
         label = [-1 if labels is None else int(labels[source]) for _, (source, _) in found]
         pictures = [picture for _, (_, picture) in found]
         sources = [source for _, (source, _) in found]
+        views = self.view(pictures, self.seed, epoch, index) if pictures else torch.empty(0, dtype=torch.uint8)
         batch = {
-            "views": self.view(pictures, self.seed, epoch, index) if pictures else torch.empty(0, dtype=torch.uint8),
+            **(views if isinstance(views, dict) else {"views": views}),
             "label": torch.tensor(label, dtype=torch.long),
             "epoch": epoch,
             "index": index,

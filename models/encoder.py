@@ -63,6 +63,10 @@ class Encoder(nn.Module):
         """Stochastic depth of the blocks, `rate` at the last one; for fine-tuning."""
         raise NotImplementedError
 
+    def takes(self, image_size: int) -> bool:
+        """Whether pictures of this side can be read too, not only of the one that the encoder was built for."""
+        return False
+
     def inputs(self, batch: dict[str, Tensor]) -> Any:
         """From a batch of a data set (the first view of pictures, or tokens) to what `forward` expects."""
         raise NotImplementedError

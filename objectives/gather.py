@@ -36,6 +36,16 @@ def total_over_ranks(local: Tensor) -> Tensor:
     return _Total.apply(local)
 
 
+def mean_over_ranks(local: Tensor) -> Tensor:
+    """The mean over all ranks, without gradient; the tensor itself where nothing is distributed."""
+    local = local.detach()
+    if not (dist.is_available() and dist.is_initialized()):
+        return local
+    total = local.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 def first_own_row(local_rows: int) -> int:
     """Where this rank's rows begin among the gathered ones."""
     distributed = dist.is_available() and dist.is_initialized()

@@ -37,7 +37,7 @@ def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int
     available = len(batch["index"])
     large = min(LARGE, available)
     small = min(SMALL, large // 2)
-    if small < 2:  # a single sample has no other to be compared with
+    if small < 2:  # a single sample has no other to be compared with, and batch norms have no statistics of it
         return _count(trial, batch, available) / available
     count_small, count_large = _count(trial, batch, small), _count(trial, batch, large)
     quadratic = (count_large / large - count_small / small) / (large - small)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.contract import Data
 from models.encoder import Encoder
+from objectives.collapse import feature_std
 from objectives.draw import Draw
 from objectives.objective import Objective
 from training.pretraining import Pretraining
@@ -123,7 +124,7 @@ class Monitors(L.Callback):
             return
         queries = pictures // 3
         features, accuracy = self.probe(objective.encoder, self.data, pictures - queries, queries)
-        self.metrics = {"feature_std": feature_std(features), "rankme": rankme(features)}
+        self.metrics = {"feature_std": float(feature_std(features)), "rankme": rankme(features)}
         if accuracy is not None:
             self.metrics["val_knn_accuracy"] = accuracy
         self.metrics |= held_out(objective, self.data, queries)
@@ -156,15 +157,6 @@ def held_out(objective: Objective, data: Data, num_samples: int) -> dict[str, fl
     kind = parts[0].kind
     value = nats / math.log(2) / data.spec.bytes_per_token if kind == "bits_per_byte" else math.exp(nats)
     return {f"val_{kind}": value}
-
-
-def feature_std(features_QD: Tensor) -> float:
-    """Mean over dimensions of the standard deviation of normalised features, times sqrt(D): 1 is isotropic, 0 collapse.
-
-    Chen and He 2021 ("SimSiam"), section 4.1.
-    """
-    normalised = torch.nn.functional.normalize(features_QD.float(), dim=1)
-    return float(normalised.std(dim=0).mean() * features_QD.shape[1] ** 0.5)
 
 
 def rankme(features_QD: Tensor) -> float:

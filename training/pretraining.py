@@ -144,6 +144,7 @@ class Pretraining(L.LightningModule):
         return max(group["lr"] for group in self.optimizers().param_groups)
 
     def optimizer_step(self, *arguments: object, **settings: object) -> None:
+        self.optimization.move_weight_decay(self.optimizers().param_groups, self.global_step, self.course.num_steps)
         super().optimizer_step(*arguments, **settings)
         # not in on_train_batch_end: the schedule moves before it, and callbacks save checkpoints there
         seconds = self.watch.seconds

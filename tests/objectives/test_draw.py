@@ -34,6 +34,17 @@ def test_scramble_is_splitmix64s_finaliser():
     assert ours == [signed(splitmix64(value)) for value in values]
 
 
+def test_normal_numbers_are_normal_and_finite():
+    numbers = draw_of(2000).normal("noise", 50)
+    assert numbers.shape == (2000, 50)
+    assert torch.isfinite(numbers).all()
+    assert stats.kstest(numbers.flatten().double().numpy(), "norm").pvalue > 1e-3
+    extremes = draw_of(1)
+    for bits in (0, -1):  # the smallest and the largest number that a draw can be
+        extremes.bits = lambda name, *shape, bits=bits: torch.full((1, *shape), bits)
+        assert 5 < extremes.normal("", 1).abs() < 6
+
+
 def test_known_output_of_the_published_generator():
     # Java's SplittableRandom and the C reference give 0xE220A8397B1DCDAF first for seed 0
     assert splitmix64(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF

@@ -50,6 +50,20 @@ def test_learning_rate_scales_with_the_batch_and_follows_warmup_and_cosine(objec
     assert recipe.lr_factor(0, 1) > 0  # a run of one step does learn
 
 
+@pytest.mark.parametrize("start", [0.0, 0.04])
+def test_weight_decay_follows_half_a_cosine_on_matrices_alone(objective, start):
+    recipe = Optimization(torch.optim.AdamW, base_lr=1e-3, weight_decay=start, final_weight_decay=0.4)
+    groups = recipe.optimizer(objective, objective.encoder, 256).param_groups
+    for step, expected in ((0, start), (25, 0.4 - (0.4 - start) * (1 + math.cos(math.pi / 4)) / 2), (100, 0.4)):
+        recipe.move_weight_decay(groups, step, 100)
+        for group in groups:
+            for weight in group["params"]:
+                assert group["weight_decay"] == pytest.approx(expected if weight.ndim > 1 else 0.0)
+    constant = Optimization(torch.optim.AdamW, base_lr=1e-3, weight_decay=start)
+    constant.move_weight_decay(groups, 0, 100)
+    assert max(group["weight_decay"] for group in groups) == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_lars_follows_its_formula_and_adapts_without_weight_decay(weight_decay):
     torch.manual_seed(0)
