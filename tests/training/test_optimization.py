@@ -53,7 +53,7 @@ def test_learning_rate_scales_with_the_batch_and_follows_warmup_and_cosine(objec
 @pytest.mark.parametrize("start", [0.0, 0.04])
 def test_weight_decay_follows_half_a_cosine_on_matrices_alone(objective, start):
     recipe = Optimization(torch.optim.AdamW, base_lr=1e-3, weight_decay=start, final_weight_decay=0.4)
-    groups = recipe.optimizer(objective, objective.encoder, 256).param_groups
+    groups = recipe.optimizer(objective, 256).param_groups
     for step, expected in ((0, start), (25, 0.4 - (0.4 - start) * (1 + math.cos(math.pi / 4)) / 2), (100, 0.4)):
         recipe.move_weight_decay(groups, step, 100)
         for group in groups:
