@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def readouts(self, inputs: Any) -> dict[str, Tensor]:
-        """Vectors (B, D) by name among which a frozen probe may choose, the encoder's own pooling first."""
+        """Vectors (B, any width) by name among which a frozen probe may choose, the encoder's own pooling first."""
         return {"pooled": self(inputs).pooled}
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

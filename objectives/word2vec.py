@@ -51,6 +51,8 @@ class Word2Vec(nn.Module):
         count_V = np.zeros(spec.vocabulary.size)
         count_V[: len(spec.token_counts)] = spec.token_counts
         count_V *= spec.vocabulary.ordinary  # special tokens are no words: they neither stay nor are drawn
+        if not count_V.any():
+            raise BadInput(f"the training text of '{spec.name}' holds no word that its tokenizer knows")
         upto_V = (count_V**POWER).cumsum()
         for name, table in {
             "stay_V": torch.from_numpy(staying(count_V, subsample)).float(),

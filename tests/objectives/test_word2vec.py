@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLS, PIECES, SEP, text_batch, text_encoder, text_spec
+from conftest import CLS, PIECES, SEP, text_batch, text_spec
 from scipy import stats
 from torch import Tensor
 
@@ -209,4 +209,6 @@ def test_what_does_not_fit_is_refused():
             model_of(ContinuousBagOfWords, **{name: 0})
     with pytest.raises(BadInput, match="objective.subsample"):
         model_of(SkipGram, subsample=-1)
-    assert text_encoder("bert").attention == "bidirectional"
+    only_special = np.where(SPEC.vocabulary.ordinary, 0, COUNTS)
+    with pytest.raises(BadInput, match="holds no word that its tokenizer knows"):
+        model_of(SkipGram, dataclasses.replace(SPEC, token_counts=only_special))
