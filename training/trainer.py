@@ -92,5 +92,6 @@ def _quieten() -> None:
         ".*dataloader is not resumable.*",
         ".*treespec.*",
         ".*log_every_n_steps.*",
+        ".*in eval mode at the start of training.*",  # teachers are
     ):
         warnings.filterwarnings("ignore", message)
