@@ -9,11 +9,19 @@ class BadInput(Exception):
 
 
 class RunStopped(Exception):
-    """A run ended before its budget (signal, non-finite loss); the message says what is saved and how to go on."""
+    """A run ended before its budget (signal, non-finite loss); the message says what is saved and how to go on.
 
-    def __init__(self, message: str, exit_code: int):
+    Args:
+        everywhere: whether every rank ends with it, so that the first one's word is enough.
+    """
+
+    def __init__(self, message: str, exit_code: int, everywhere: bool = False):
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.everywhere = exit_code, everywhere
+
+
+class Elsewhere(Exception):
+    """The first rank refused to go on and tells the user why; the others end without a word."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -4,10 +4,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf import build
-from conf.command import command
+from conf.command import begins_here, command
 
-# a resumed run goes on in its own folder; where that is missing, nothing is created before the error is told
-OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if resume is None else ".", replace=True)
+# a resumed run goes on in its own folder, other ranks in the first one's: for them Hydra creates none
+OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if begins_here(resume) else ".", replace=True)
 
 
 @command
@@ -16,15 +16,21 @@ def main(config: DictConfig) -> float:
     """One run; returns the validation k-NN accuracy, or minus the last loss where there are no labels."""
     import torch
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
+    from training.accumulation import check_accumulation, check_batch
+    from training.arrangement import Arrangement, freeze_unused
     from training.budget import Budget
     from training.checkpoints import Checkpoints
+    from training.energy import Energy
     from training.fitting import check_fit, check_needs, face
-    from training.flops import forward_flops, sample_flops
-    from training.monitors import Monitors, affordable_probes
+    from training.flops import LARGE, forward_flops, sample_flops
+    from training.launch import launched
+    from training.monitors import Monitors
     from training.pretraining import Pretraining
     from training.progress import ProgressLine
-    from training.run import Run
+    from training.ranks import join
+    from training.run import AUTO, Run, score
     from training.trainer import build_trainer, prepare_speed
     from transfer.knn import validation_probe
 
@@ -32,7 +38,13 @@ def main(config: DictConfig) -> float:
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     settings["names"] = {group: hydra_config.runtime.choices[group] for group in ("objective", "model", "datamodule")}
     check_fit(settings["names"])
-    run = Run.open(settings, hydra_config.runtime.output_dir)
+    folder = settings["resume"] if settings["resume"] not in (None, AUTO) else hydra_config.runtime.output_dir
+    if launched(settings["trainer"], hydra_config.overrides.task, folder, hydra_config.mode == RunMode.MULTIRUN):
+        return score(folder)  # of several devices each had a process of its own, which ran what follows
+    ranks = join(settings["trainer"])
+    run = ranks.agree(lambda: Run.open(settings, folder))
+    if run.finished:
+        return score(folder)
     seed = run.config["seed"]
     torch.manual_seed(seed)
 
@@ -45,39 +57,34 @@ def main(config: DictConfig) -> float:
     resolved = prepare_speed(objective, run.config["trainer"])
 
     budget = Budget.of(run.config["budget"], run.config["trial_flops"])
-    first_batch = next(iter(data.train_loader(objective.views(), seed, num_batches=1)))
+    check_batch(data.batch_size, ranks.size, run.config["trainer"]["accumulate"])
+    first_batch = next(iter(data.train_loader(objective.views(), seed, 1, batch_size=min(LARGE, data.batch_size))))
+    check_accumulation(objective, first_batch, run.config["trainer"]["accumulate"])
     flops = sample_flops(objective, first_batch, data.batch_size)
-    num_steps = budget.num_steps(data.batch_size, data.spec.num_train, flops)
+    course = budget.course(data.batch_size, data.spec, flops)
 
-    recipe = encoder.exported()[1]
-    module = Pretraining(objective, optimization, num_steps, data.batch_size, seed, {"config": run.config, "encoder": recipe})
-    monitors = Monitors(
-        data,
-        validation_probe,
-        *affordable_probes(
-            **run.config["monitor"],
-            run_flops=flops * data.batch_size * num_steps,
-            picture_flops=forward_flops(encoder, first_batch),
-        ),
-    )
-    progress = ProgressLine(paused=lambda: monitors.seconds)
+    recipes = {name: part.exported()[1] for name, part in objective.exports().items()}
+    arrangement = Arrangement.of(run.config["trainer"], resolved)
+    if ranks.size > 1:
+        freeze_unused(objective, first_batch)
+    plain = {"config": run.config, **recipes}
+    module = Pretraining(objective, optimization, course, data.batch_size, seed, plain, arrangement)
+    picture_flops = forward_flops(encoder, first_batch)
+    monitors = Monitors(data, validation_probe, **run.config["monitor"], sample_flops=flops, picture_flops=picture_flops)
     checkpoints = Checkpoints(run.folder, run.config["trainer"]["checkpoint_every_steps"])
-    trainer = build_trainer(
-        run.config["trainer"], run.folder, num_steps, optimization.clip_norm, [progress, monitors, checkpoints]
-    )
-    loader = data.train_loader(
-        objective.views(),
-        seed,
-        num_steps,
-        run.first_step,
-        run.config["trainer"]["workers"],
-        trainer.global_rank,
-        trainer.world_size,
-    )
-    run.claim()
-    run.announce(module, data.spec, flops, resolved)
+    energy = Energy()
+    callbacks = [ProgressLine(), monitors, energy, checkpoints]
+    resumed_at = run.first_step if run.begun else None
+    trainer = build_trainer(run.config["trainer"], run.folder, course, optimization.clip_norm, callbacks, ranks, resumed_at)
+    workers = run.config["trainer"]["workers"]
+    loader = data.train_loader(objective.views(), seed, course.most_steps, run.first_step, workers, ranks.rank, ranks.size)
+    ranks.agree(run.claim)
+    if ranks.first:
+        run.announce(module, data.spec, budget, flops, resolved)
     trainer.fit(module, loader, ckpt_path=run.resume_point, weights_only=True)
-    return run.finish(module, data.spec, budget, flops, resolved, progress, monitors)
+    found = run.finish(module, data.spec, budget, flops, resolved, monitors, energy)
+    ranks.part()
+    return found
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
 """The configuration: its files, and how a node of it becomes an object."""
 
+import importlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from errors import BadInput, nearest
+
 CONF = Path(__file__).parent
+NAMES_A_MODEL = "_model"  # ends the key of a setting whose value is a choice of the group `model`
 
 
 def choices_of(group: str) -> list[str]:
@@ -19,11 +25,59 @@ def read_choice(group: str, choice: str) -> dict[str, Any]:
     return config.get(group, config)
 
 
+def modality(group: str, choice: str) -> str | None:
+    """The modality that a choice's class declares."""
+    return class_of(group, choice).modality
+
+
+@cache
+def class_of(group: str, choice: str) -> type:
+    """The class that `group=choice` builds."""
+    return class_at(read_choice(group, choice)["_target_"])
+
+
+def class_at(target: str) -> type:
+    """The class that a `_target_` names."""
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def build(node: dict[str, Any], **late: Any) -> Any:
     """The object that a node describes; `late` arguments are those that are known only now.
 
     Hydra makes the arguments, the call is ours: an error in it comes out as itself, and dataclasses stay what they are.
+    A setting like `text_model: bert_mini` arrives as a function (spec, **other settings) -> that model.
+
+    Raises:
+        BadInput: such a setting names no model, or one of another modality than its key says.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    return instantiate(node, _partial_=True)(**late)
+    named = {
+        key: model_named(key, value)
+        for key, value in node.items()
+        if key.endswith(NAMES_A_MODEL) and isinstance(value, str) and key not in late
+    }
+    plain = {key: value for key, value in node.items() if key not in named}
+    try:
+        made = instantiate(plain, _partial_=True)
+    except InstantiationException as error:  # Hydra's words around those of a node within the node
+        raise (error.__cause__ if isinstance(error.__cause__, BadInput) else error) from None
+    return made(**named, **late)
+
+
+def model_named(key: str, choice: str) -> Callable[..., Any]:
+    """(spec, **other settings) -> the model that a setting names; the key begins with its modality ("text_model")."""
+    wanted = key.removesuffix(NAMES_A_MODEL)
+    fitting = [name for name in choices_of("model") if modality("model", name) == wanted]
+    if choice not in choices_of("model"):
+        raise BadInput(f"there is no model '{choice}' for {key}; {nearest(choice, fitting)}")
+    if choice not in fitting:
+        raise BadInput(f"{key}={choice} is for {modality('model', choice)}; choices that fit: {', '.join(fitting)}")
+    node = read_choice("model", choice)
+
+    def model(spec: Any, **settings: Any) -> Any:
+        return build({**node, **settings}, spec=spec)
+
+    return model

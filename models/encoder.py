@@ -32,6 +32,8 @@ class Encoder(nn.Module):
         width: D, of tokens and of the pooled vector.
         pretrained: whether the weights came from somewhere; objectives then leave their initialisation alone.
         drops_patches: whether `keep` works, that is, whether patches can be left out before the blocks.
+        attention: what else a token of a text sees: everything ("bidirectional"), what comes before it ("causal"), nothing
+            ("none"), or one half of its vector what comes before and the other what follows ("directions").
         causal: whether tokens see only those before them.
         num_tokens: that attention compares on inputs of the size that the encoder was built for; 0 without attention.
         num_patches: N of a picture of the size that the encoder was built for.
@@ -39,6 +41,7 @@ class Encoder(nn.Module):
     """
 
     modality: ClassVar[str]
+    attention: str | None = None
     width: int
     pretrained: bool = False
     drops_patches: bool = False

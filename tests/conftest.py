@@ -43,6 +43,24 @@ def pictures(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory) -> Path:
+    """corpus/*.txt and task/*.tsv."""
+    from made_runs import write_texts
+
+    return write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="session")
+def two_ranks():
+    """(function of a test module, arguments) -> what it returns on each of two connected processes."""
+    from two_ranks import TwoRanks
+
+    ranks = TwoRanks()
+    yield ranks
+    ranks.end()
+
+
 @pytest.fixture
 def data(pictures) -> ImageFolder:
     return ImageFolder(str(pictures), batch_size=8, val_fraction=0.25)

@@ -85,7 +85,14 @@ def test_tensorboard_holds_scalars_and_pictures(sweep):
         events.Reload()
         tags = events.Tags()
         assert {"loss", "lr", "monitor/feature_std", "monitor/rankme", "monitor/val_knn_accuracy"} <= set(tags["scalars"])
-        picture = PICTURED[read_result(folder / "result.json").objective]
+        result = read_result(folder / "result.json")
+        flops = events.Scalars("flops")[-1]
+        assert (flops.step, flops.value) == (2, pytest.approx(result.budget_spent["flops"]))
+        hyperparameters = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        assert b"objective/_target_" in hyperparameters
+        assert b"names/model" in hyperparameters
+        assert events.Scalars("result/val_knn_accuracy")[0].value == pytest.approx(result.metrics["val_knn_accuracy"])
+        picture = PICTURED[result.objective]
         assert events.Images(picture)[0].step == 0
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints: plain containers, whole or not there, the last two kept, and saved before a signal ends the run."""
+"""When checkpoints are made: at intervals, at the end, and before a signal ends the run; the last two are kept."""
 
 import os
-import pickle
+import shutil
 import signal
 from pathlib import Path
 from types import FrameType
@@ -9,23 +9,30 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 
-from errors import BadInput, RunStopped
+from errors import RunStopped
+from training.checkpoint_files import sync_folder
 from training.pretraining import Pretraining
 
 
 class Checkpoints(L.Callback):
     """Saves every `every_steps`, at the end, and when SIGINT or SIGTERM asks the run to stop.
 
+    Several ranks stop after the same step, whichever of them were asked: each step they vote, while they compute, on what
+    reached them before it.
+
     Args:
-        folder: of the run; files are `checkpoints/last.ckpt` and `checkpoints/previous.ckpt`.
+        folder: of the run; what is written is `checkpoints/last.ckpt` and `checkpoints/previous.ckpt`.
         every_steps: interval; the last step is always saved.
     """
 
     def __init__(self, folder: Path, every_steps: int):
         self.run_folder, self.folder, self.every_steps = folder, folder / "checkpoints", every_steps
-        self.last = self.folder / "last.ckpt"
+        self.last, self.previous = self.folder / "last.ckpt", self.folder / "previous.ckpt"
+        self.part = self.folder / "next.part"
         self.signal: int | None = None
+        self._vote: tuple[torch.Tensor, dist.Work] | None = None
 
     def on_train_start(self, trainer: L.Trainer, module: Pretraining) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -33,79 +40,71 @@ class Checkpoints(L.Callback):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # asked twice: do not wait for the step
+        if self.signal is not None and not dist.is_initialized():  # asked twice: do not wait for the step
             raise RunStopped(f"stopped at once by a second signal; {self.where()}", 128 + number)
         self.signal = number
 
+    def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
+        if trainer.world_size > 1:
+            asked = torch.tensor(self.signal or 0)
+            self._vote = asked, dist.all_reduce(asked, op=dist.ReduceOp.MAX, async_op=True)
+
+    def _asked_to_stop(self) -> int | None:
+        if self._vote is None:
+            return self.signal
+        asked, vote = self._vote
+        vote.wait()
+        return int(asked) or None
+
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
-        step = trainer.global_step
-        if self.signal is None and step % self.every_steps and step < module.num_steps:
+        course, asked = module.course, self._asked_to_stop()
+        if asked is None and course.step % self.every_steps and not course.finished:
             return
         self.save(trainer, module)
-        if self.signal is not None and step < module.num_steps:
-            name = signal.Signals(self.signal).name
-            raise RunStopped(f"stopped by {name} at step {step} of {module.num_steps}; {self.where()}", 128 + self.signal)
+        if asked is not None and not course.finished:
+            message = f"stopped by {signal.Signals(asked).name} at {course.position}; {self.where()}"
+            raise RunStopped(message, 128 + asked, everywhere=True)
 
     def on_exception(self, trainer: L.Trainer, module: Pretraining, exception: BaseException) -> None:
-        if isinstance(exception, RunStopped) and "checkpoint" not in str(exception):
-            exception.args = (f"{exception.args[0]}; {self.where()}",)
+        if "checkpoint" not in str(exception):
+            exception.add_note(self.where())
 
     def save(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Write under another name, sync, then rename: whatever happens, a whole checkpoint stands under `last.ckpt`."""
+        """Write under another name, sync, then rename: whatever happens, a whole checkpoint stands there.
+
+        Raises:
+            RunStopped: it cannot be written, or the weights are not worth it.
+        """
         module.stop_if_not_finite(weights=True)
-        part = self.folder / "last.ckpt.part"
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())
-            if self.last.exists():
-                os.replace(self.last, self.folder / "previous.ckpt")
-            os.replace(part, self.last)
+        try:
+            if trainer.is_global_zero:
+                trainer.logger.experiment.flush()  # what is logged belongs to the step that it is gone on from
+                remove(self.part)
+            trainer.strategy.barrier()
+            trainer.save_checkpoint(self.part)  # all ranks take part, and wait for each other
+            if trainer.is_global_zero:
+                if self.last.exists():
+                    remove(self.previous)  # a folder cannot be replaced by a rename
+                    os.replace(self.last, self.previous)
+                os.replace(self.part, self.last)
+                sync_folder(self.folder)
+        except OSError as error:
+            remove(self.part)
+            raise RunStopped(
+                f"the checkpoint of step {trainer.global_step} cannot be written: {error.strerror or error}; {self.where()}", 1
+            ) from error
 
     def where(self) -> str:
         """What a user can go on from."""
-        if not self.last.exists():
+        found = next((path for path in (self.last, self.previous) if path.exists()), None)
+        if found is None:
             return "no checkpoint was saved yet"
-        return f"the last good checkpoint is {self.last}; go on with: python train.py resume={self.run_folder}"
+        return f"the last good checkpoint is {found}; go on with: python train.py resume={self.run_folder}"
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain containers and tensors; nothing in it is ever executed.
-
-    Raises:
-        BadInput: missing, cut, not a checkpoint of this project, or holding anything that would run code.
-    """
-    if not path.is_file():
-        raise BadInput(f"there is no checkpoint '{path}'")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        foreign = "GLOBAL" in str(error) or "Unsupported" in str(error)
-        reason = "it holds objects other than plain data, which could run code" if foreign else "it is damaged"
-        raise BadInput(f"checkpoint '{path}' is refused: {reason}") from error
-    except Exception as error:  # zip, end-of-file, key and runtime errors: the file is cut or something else
-        raise BadInput(f"checkpoint '{path}' cannot be read: {' '.join(str(error).split())[:160]}") from error
-    if not isinstance(checkpoint, dict) or "headstart" not in checkpoint:
-        raise BadInput(f"'{path}' is not a checkpoint of a Headstart run")
-    return checkpoint
-
-
-def readable_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint of a run that is whole; a damaged one is reported and the one before it taken.
-
-    Raises:
-        BadInput: none is there, or none can be read.
-    """
-    candidates = [folder / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt")]
-    present = [path for path in candidates if path.is_file()]
-    if not present:
-        raise BadInput(f"'{folder}' holds no checkpoint to resume from (looked for {candidates[0]})")
-    for path in present:
-        try:
-            read_checkpoint(path)
-            return path
-        except BadInput as error:
-            if path == present[-1]:
-                raise
-            print(f"warning: {error}; taking the one before it", flush=True)
-    raise AssertionError("unreachable: the loop returns or raises")
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

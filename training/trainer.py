@@ -9,36 +9,56 @@ import lightning as L
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
 
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, kernels_used, set_attention
 from models.encoder import Encoder
-from objectives.objective import Objective
+from training.checkpoint_files import PlainFiles
+from training.course import Course
+from training.ranks import Ranks
+from training.sharding import Sharded
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def build_trainer(
-    settings: dict[str, Any], folder: Path, num_steps: int, clip_norm: float | None, callbacks: list[L.Callback]
+    settings: dict[str, Any],
+    folder: Path,
+    course: Course,
+    clip_norm: float | None,
+    callbacks: list[L.Callback],
+    ranks: Ranks | None = None,
+    resumed_at: int | None = None,
 ) -> L.Trainer:
-    """A Trainer that runs `num_steps` as one Lightning epoch over the endless order of samples.
+    """A Trainer that runs a course as one Lightning epoch over the endless order of samples.
+
+    Args:
+        ranks: this process among those of the run; by default it is alone.
+        resumed_at: the step that a run goes on from; what was logged after it is forgotten.
 
     Raises:
         BadInput: an accelerator or precision that does not exist or is not here.
     """
     _quieten()
     _check_accelerator(settings["accelerator"])
+    ranks = ranks or Ranks()
     return L.Trainer(
         accelerator=settings["accelerator"],
-        devices=settings["devices"],
-        num_nodes=settings["num_nodes"],
-        strategy=settings["strategy"],
+        devices=ranks.local_size,
+        num_nodes=ranks.num_nodes,
+        strategy=_strategy(settings, ranks),
         precision=PRECISIONS[resolve_precision(settings["precision"], device_type(settings["accelerator"]))],
-        max_steps=num_steps,
+        max_steps=course.most_steps,
         max_epochs=1,
         gradient_clip_val=clip_norm,
-        logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
+        logger=TensorBoardLogger(
+            folder, name=None, version="tensorboard", purge_step=None if resumed_at is None else resumed_at + 1
+        ),
         callbacks=callbacks,
+        plugins=[PlainFiles(), TorchElasticEnvironment() if ranks.size > 1 else LightningEnvironment()],
         use_distributed_sampler=False,  # the order knows its rank
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -47,11 +67,21 @@ def build_trainer(
     )
 
 
-def prepare_speed(module: Objective | Encoder, settings: dict[str, Any]) -> dict[str, str]:
-    """Set the attention kernel of an objective or encoder; returns what every `auto` became, for log and result."""
+def _strategy(settings: dict[str, Any], ranks: Ranks) -> Strategy | str:
+    if ranks.size == 1:
+        return "auto"
+    if settings["strategy"] == "fsdp":
+        return Sharded(ranks.size, settings["sharded_checkpoints"])
+    # buffers are the same on all ranks by construction: statistics are synchronised, tables constant
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
+    """Set the attention kernel of all encoders inside a module; returns what every `auto` became, for log and result."""
     device = device_type(settings["accelerator"])
     precision = resolve_precision(settings["precision"], device)
-    kernel, reason = choose_attention(settings["attention"], device, getattr(module, "encoder", module).num_tokens)
+    longest = max(encoder.num_tokens for encoder in module.modules() if isinstance(encoder, Encoder))
+    kernel, reason = choose_attention(settings["attention"], device, longest)
     set_attention(module, kernel)
     attention = f"{kernel} ({reason})" if kernels_used(module) else "none (no attention layers)"
     return {"device": device, "precision": precision, "attention": attention}
@@ -92,6 +122,7 @@ def _quieten() -> None:
         ".*dataloader is not resumable.*",
         ".*treespec.*",
         ".*log_every_n_steps.*",
-        ".*in eval mode at the start of training.*",  # teachers are
+        ".*broadcast_buffers.*",
+        ".*in eval mode at the start of training.*",  # towers that are locked, teachers
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,24 +1,14 @@
 """Losses over targets on two real gloo processes: the gradient of one process with the whole batch, however they are spread."""
 
-import socket
-from datetime import timedelta
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from objectives.linear_cross_entropy import linear_cross_entropy
 from objectives.targets import mean_over_targets
 
 WORLD = 2
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def step(hidden: Tensor, target: Tensor, weight: Tensor) -> tuple[float, Tensor]:
@@ -30,20 +20,17 @@ def step(hidden: Tensor, target: Tensor, weight: Tensor) -> tuple[float, Tensor]
     return loss.item(), weight.grad
 
 
-def one_rank(rank: int, port: int, hidden: Tensor, targets: list[Tensor], weight: Tensor, results) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
+def one_rank(hidden: Tensor, targets: list[Tensor], weight: Tensor) -> list[tuple[float, float, Tensor]]:
+    rank, found = dist.get_rank(), []
     for target in targets:
         loss, own = step(hidden[rank::WORLD], target[rank::WORLD], weight)  # as the order strides
         mean = own.clone()
         dist.all_reduce(mean)  # the data-parallel mean
-        results.put((rank, loss, own.abs().max().item(), (mean / WORLD).tolist()))
-    dist.barrier()
-    dist.destroy_process_group()
+        found.append((loss, own.abs().max().item(), mean / WORLD))
+    return found
 
 
-def test_every_target_weighs_the_same_on_every_rank():
+def test_every_target_weighs_the_same_on_every_rank(two_ranks):
     torch.manual_seed(0)
     hidden, weight, target = torch.randn(8, 6, 5), torch.randn(7, 5), torch.randint(0, 7, (8, 6))
     uneven, one_without, none = target.clone(), target.clone(), torch.full_like(target, -100)
@@ -52,14 +39,10 @@ def test_every_target_weighs_the_same_on_every_rank():
     targets = [target, uneven, one_without, none]
     expected = [step(hidden, target, weight) for target in targets]
 
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    mp.spawn(one_rank, (free_port(), hidden, targets, weight, results), nprocs=WORLD)
-    gathered = [results.get() for _ in range(WORLD * len(targets))]
-    ranks = [[result[1:] for result in gathered if result[0] == rank] for rank in range(WORLD)]
+    ranks = two_ranks(one_rank, hidden, targets, weight)
     for first, second, (whole_loss, whole) in zip(*ranks, expected, strict=True):
         for _, _, mean in (first, second):
-            torch.testing.assert_close(torch.tensor(mean), whole, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(mean, whole, rtol=1e-5, atol=1e-6)
         assert (first[0] + second[0]) / WORLD == pytest.approx(whole_loss, rel=1e-5)
     assert ranks[1][2][:2] == (0.0, 0.0)  # a rank without a target adds zero, no NaN
     assert expected[3][0] == ranks[0][3][0] == 0

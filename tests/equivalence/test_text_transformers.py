@@ -8,6 +8,7 @@ from conftest import jitter, text_batch, text_encoder, text_spec
 from torch import Tensor, nn
 from transformers import (
     BertForMaskedLM,
+    BertForPreTraining,
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForPreTraining,
@@ -85,6 +86,32 @@ def test_masked_language_model_equals_bert(settings):
     present = batch.get("present", torch.ones_like(seen)).long()
     theirs = BertForMaskedLM(copy.deepcopy(ours.encoder.net.config))
     assert_same(ours, ours(batch, draw).loss, their_loss(theirs, state, input_ids=seen, attention_mask=present, labels=labels))
+
+
+def test_masked_language_model_with_next_sentence_equals_bert():
+    ours = MaskedLanguageModel(text_encoder("bert", SPEC), SPEC, next_sentence=True)
+    jitter(ours.head)
+    jitter(ours.next_sentence)
+    batch = padded_batch()
+    batch["is_next"] = torch.tensor([1, 0, 0, 1, 0, 0])
+    batch["segment"] = ((torch.arange(16) > 3) & batch["present"]).long()
+    draw = draw_of(batch)
+    noise = ours.choose(batch["ids"], draw)
+    seen = hide(draw, batch["ids"], noise, ours.tables.mask, ours.random_ids())
+    labels = torch.full_like(seen, -100)
+    for row, place, used in zip(range(6), noise.place_BK, noise.used_BK, strict=True):
+        labels[row, place[used]] = batch["ids"][row, place[used]]
+    second = ours.next_sentence
+    state = under("bert.", ours.encoder.net) | transform("cls.predictions.transform.", ours.head)
+    state["cls.predictions.bias"] = state["cls.predictions.decoder.bias"] = ours.head.bias_V
+    state["cls.predictions.decoder.weight"] = ours.encoder.embedding_VD
+    state |= under("bert.pooler.dense.", second.pooler)
+    for name, weight in second.classifier.named_parameters():  # there class 0 is the text that follows
+        state[f"cls.seq_relationship.{name}"] = weight.flip(0)
+    theirs = BertForPreTraining(copy.deepcopy(ours.encoder.net.config))
+    inputs = {"input_ids": seen, "attention_mask": batch["present"].long(), "token_type_ids": batch["segment"]}
+    other = their_loss(theirs, state, **inputs, labels=labels, next_sentence_label=1 - batch["is_next"])
+    assert_same(ours, ours(batch, draw).loss, other)
 
 
 def test_replaced_token_detection_equals_both_electras():

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from objectives.draw import Draw, scramble
+from datamodules.counter import scramble
+from objectives.draw import Draw
 
 MASK = 2**64 - 1
 

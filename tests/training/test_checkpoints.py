@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from errors import BadInput
-from training.checkpoints import read_checkpoint, readable_checkpoint
+from training.checkpoint_files import read_checkpoint, readable_checkpoint
 
 
 class Bomb:
@@ -49,7 +49,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, capsy
     folder.mkdir()
     with pytest.raises(BadInput, match="holds no checkpoint"):
         readable_checkpoint(tmp_path)
-    torch.save({"headstart": {}}, folder / "previous.ckpt")
+    torch.save({"headstart": {}, "state_dict": {}, "global_step": 3}, folder / "previous.ckpt")
     (folder / "last.ckpt").write_bytes(b"cut")
     assert readable_checkpoint(tmp_path) == folder / "previous.ckpt"
     assert "last.ckpt" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import transfer.linear
 from datamodules.image_folder import ImageFolder
 from datamodules.spec import DataSpec
 from errors import BadInput
@@ -136,6 +137,21 @@ def test_the_strength_is_chosen_on_validation_by_value(data):
     strength, accuracy = LinearProbe().choose(train, labels[0], val, labels[1], data.spec, (1e-9, 1.0))
     assert strength == 1.0
     assert accuracy > 0.9
+
+
+def test_the_weak_end_is_left_out_once_the_score_falls_and_nothing_better_is_missed(data, monkeypatch):
+    train, val = np.random.default_rng(1).normal(size=(2, 120, 40))
+    noise = np.random.default_rng(2).normal(size=(2, 120)) * 2  # many features, noisy labels: weak penalties overfit
+    train_labels, val_labels = (train[:, 0] + noise[0] > 0).astype(int), (val[:, 0] + noise[1] > 0).astype(int)
+    strengths, tried = LinearProbe().strengths, []
+    real = transfer.linear.fit
+    monkeypatch.setattr(transfer.linear, "fit", lambda model, *rest: tried.append(model.C) or real(model, *rest))
+    chosen, accuracy = LinearProbe().choose(train, train_labels, val, val_labels, data.spec, strengths)
+    weakest_tried = tried[-1]
+    alone = [LinearProbe().choose(train, train_labels, val, val_labels, data.spec, (one,))[1] for one in strengths]
+    assert accuracy == max(alone)
+    assert chosen == strengths[int(np.argmax(alone))]
+    assert weakest_tried < strengths[-1]
 
 
 def test_the_quick_probe_never_touches_the_test_split(data, vit):

@@ -1,0 +1,70 @@
+"""A run may go on with another number of ranks and another strategy: what one wrote the others read, whole or sharded."""
+
+import pytest
+import torch
+from fits import fit, settings_of, strategy
+from made_runs import words_for
+
+from errors import BadInput
+from training.checkpoint_files import newest_checkpoint, read_checkpoint
+
+STEPS, HALF = 6, 3
+RECIPE = ["optimizer.base_lr=0.02", "optimizer.clip_norm=1.0"]
+
+
+@pytest.fixture(scope="module")
+def words(pictures, texts) -> list[str]:
+    return [*words_for("mlm", pictures, texts), *RECIPE]
+
+
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory):
+    return fit(settings_of(words), tmp_path_factory.mktemp("whole"), STEPS)
+
+
+def alike(found, expected) -> None:
+    assert found.losses == pytest.approx(expected.losses[HALF:], rel=1e-4)
+    for name, weight in found.weights.items():
+        if weight.ndim > 1:
+            assert (weight - expected.weights[name]).abs().max() <= 1e-3 * weight.abs().max(), name
+
+
+SHARDED = [*strategy("fsdp"), "trainer.sharded_checkpoints=true"]
+
+
+@pytest.mark.parametrize("first", [strategy("ddp"), strategy("fsdp"), SHARDED], ids=["ddp", "fsdp", "sharded"])
+def test_two_ranks_begin_and_one_process_goes_on(two_ranks, first, words, whole, tmp_path):
+    two_ranks(fit, settings_of([*words, *first]), tmp_path, STEPS, HALF)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert path.is_dir() == (first is SHARDED)
+    alike(fit(settings_of(words), tmp_path / "on", STEPS, None, path, HALF), whole)
+
+
+@pytest.mark.parametrize("second", [strategy("ddp"), strategy("fsdp")], ids=["ddp", "fsdp"])
+def test_one_process_begins_and_two_ranks_go_on(two_ranks, second, words, whole, tmp_path):
+    fit(settings_of(words), tmp_path, STEPS, HALF)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    first, _ = two_ranks(fit, settings_of([*words, *second]), tmp_path / "on", STEPS, None, path, HALF)
+    alike(first, whole)
+
+
+def test_shards_go_on_as_shards_and_a_missing_one_is_found_out(two_ranks, words, whole, tmp_path, capsys):
+    two_ranks(fit, settings_of([*words, *SHARDED]), tmp_path, STEPS, HALF)
+    folder = tmp_path / "checkpoints" / "last.ckpt"
+    first, _ = two_ranks(fit, settings_of([*words, *SHARDED]), tmp_path / "on", STEPS, None, folder, HALF)
+    alike(first, whole)
+    assert {path.name for path in (tmp_path / "on" / "checkpoints").iterdir()} == {"last.ckpt"}
+
+    part = torch.load(folder / "rank_00001.ckpt", weights_only=True)  # every file holds plain containers
+    part["state_dict"] = {name: value for name, value in part["state_dict"].items() if "query" not in name}
+    for break_it in (
+        lambda: torch.save(part, folder / "rank_00001.ckpt"),
+        lambda: (folder / "rank_00001.ckpt").write_bytes(b"cut"),
+        lambda: (folder / "rank_00001.ckpt").unlink(),
+    ):
+        break_it()
+        with pytest.raises(BadInput, match=r"rank_00001|do not belong together"):
+            read_checkpoint(folder)
+    (tmp_path / "on" / "checkpoints" / "last.ckpt").rename(tmp_path / "checkpoints" / "previous.ckpt")
+    assert newest_checkpoint(tmp_path)[0].name == "previous.ckpt"
+    assert "taking the one before it" in capsys.readouterr().out

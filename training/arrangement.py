@@ -1,0 +1,119 @@
+"""How an objective is laid out over devices and compiled, in place: names, shapes and what is learned stay as they are."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from models.encoder import Encoder
+from objectives.draw import Draw
+from objectives.objective import Batch, Objective
+from training.batch_norm import synchronise_batch_norm
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Arrangement:
+    """What `trainer` says of the layout.
+
+    Attributes:
+        accumulate: parts of a step.
+        activation_checkpointing, compile: of the blocks.
+        precision: "fp32", "bf16" or "fp16"; sharded weights travel in it.
+        device: "cpu", "cuda" or "mps".
+    """
+
+    accumulate: int = 1
+    activation_checkpointing: bool = False
+    compile: bool = False
+    precision: str = "fp32"
+    device: str = "cpu"
+    _applied: bool = field(default=False, init=False)
+    _copy: Objective | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any], resolved: dict[str, str]) -> "Arrangement":
+        """From the config node `trainer` and what its `auto` became."""
+        names = ("accumulate", "activation_checkpointing", "compile")
+        return cls(**{name: settings[name] for name in names}, precision=resolved["precision"], device=resolved["device"])
+
+    def apply(self, objective: Objective, mesh: DeviceMesh | None) -> None:
+        """Arrange an objective, once, before its optimiser is made; a `mesh` shards it.
+
+        Synchronised batch norm; then for each block compilation, checkpointed activations and sharding, in this order from the
+        inside out; last the rest of the weights as one more shard.
+        """
+        if self._applied:
+            return
+        self._applied = True
+        if mesh is not None and dist.get_rank() == 0:
+            self._copy = copy.deepcopy(objective)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            synchronise_batch_norm(objective, self.device)
+        blocks = all_blocks(objective)
+        for block in blocks:
+            if self.compile:
+                block.forward = torch.compile(block.forward)
+            if self.activation_checkpointing:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if mesh is not None:
+            dtype = HALF.get(self.precision)
+            policy = MixedPrecisionPolicy(dtype, dtype and torch.float32, cast_forward_inputs=False)
+            for part in (*blocks, objective):
+                fully_shard(part, mesh=mesh["data_parallel"], mp_policy=policy)
+
+    @contextmanager
+    def whole(self, objective: Objective) -> Iterator[Objective | None]:
+        """The objective with all of its weights, on the first rank; None on the others. All ranks must ask.
+
+        A sharded one is gathered, weight by weight, into the copy that the first rank kept of it.
+        """
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        if not any(isinstance(weight, DTensor) for weight in objective.parameters()):
+            yield objective if first else None
+            return
+        theirs = self._copy.state_dict() if self._copy is not None else {}
+        for name, tensor in objective.state_dict().items():
+            gathered = gather(tensor)
+            if gathered is not None:
+                theirs[name].copy_(gathered)
+        if self._copy is not None:
+            self._copy.to(next(objective.parameters()).device)
+        yield self._copy
+        if self._copy is not None:
+            self._copy.to("cpu")
+
+
+def all_blocks(objective: Objective) -> list[nn.Module]:
+    """The encoders' blocks, and those of the same kinds in decoders, generators and teachers."""
+    kinds = tuple({type(block) for part in objective.modules() if isinstance(part, Encoder) for block in part.blocks})
+    return [module for module in objective.modules() if isinstance(module, kinds)]
+
+
+def freeze_unused(objective: Objective, batch: Batch) -> None:
+    """Stop training weights that the loss does not reach, such as the pooler of some pretrained models.
+
+    One process leaves them as they are; ranks would wait for their gradients.
+    """
+    trial = copy.deepcopy(objective)
+    trial(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
+    reached = {name for name, weight in trial.named_parameters() if weight.grad is not None}
+    for name, weight in objective.named_parameters():
+        weight.requires_grad_(weight.requires_grad and name in reached)
+
+
+def gather(tensor: Tensor) -> Tensor | None:
+    """A whole tensor on the host of the first rank, None on the others; what is not sharded is the same on all ranks."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().cpu() if dist.get_rank() == 0 else None
