@@ -24,7 +24,12 @@ STEPS = 12
 
 
 def settings(objective: str, pictures: Path) -> list[str]:
-    model = {"mae": ["model.depth=2", "model.drop_path=0.2"], "simclr": ["model=resnet18"]}[objective]
+    model = {
+        "mae": ["model.depth=2", "model.drop_path=0.2"],
+        "simclr": ["model=resnet18"],
+        "moco_v2": ["model.depth=2", "model.drop_path=0.2", "objective.queue_size=64"],
+        "dino": ["model.depth=2", "objective.num_local=2"],
+    }[objective]
     return [
         f"objective={objective}", *model, "datamodule=image_folder", f"datamodule.root={pictures}",
         f"budget.steps={STEPS}", "datamodule.batch_size=8", "trainer.checkpoint_every_steps=3", "monitor.times=2",
@@ -50,7 +55,9 @@ def wait_for_step(process: subprocess.Popen, step: int) -> str:
     raise AssertionError(text)
 
 
-@pytest.fixture(scope="module", params=["mae", pytest.param("simclr", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module", params=["mae", *(pytest.param(name, marks=pytest.mark.long) for name in ("simclr", "moco_v2", "dino"))]
+)
 def uninterrupted(request, tmp_path_factory, pictures) -> tuple[str, Path]:
     cwd = tmp_path_factory.mktemp("whole")
     done = command("train.py", *settings(request.param, pictures), "hydra.run.dir=run", cwd=cwd)

@@ -123,6 +123,6 @@ def _quieten() -> None:
         ".*treespec.*",
         ".*log_every_n_steps.*",
         ".*broadcast_buffers.*",
-        ".*in eval mode at the start of training.*",  # towers that are locked
+        ".*in eval mode at the start of training.*",  # towers that are locked, teachers
     ):
         warnings.filterwarnings("ignore", message)
