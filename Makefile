@@ -13,7 +13,7 @@ demo: .venv/installed-demo ## pre-train on the embedded pictures, transfer, comp
 	$(PYTHON) compare.py plan=images_demo
 
 test: .venv/installed-demo+dev ## everything but what is marked long
-	$(PYTHON) -m pytest -m "not long"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not long" -n 2 --dist loadfile
 
 test-long: .venv/installed-demo+dev ## the rest: a second objective through every way of being stopped
 	$(PYTHON) -m pytest -m long
