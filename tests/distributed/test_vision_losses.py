@@ -1,13 +1,10 @@
 """Objectives on pictures on two real gloo processes: the gradient, the centre and the queue of one process with it all."""
 
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from test_gather import free_port
 from torch import Tensor
 
 from objectives.draw import Draw
@@ -53,13 +50,9 @@ def queue_of(keys: Tensor) -> Queue:
     return queue
 
 
-def one_rank(rank: int, port: int, inputs: Tensor, weight: Tensor, keys: Tensor, results) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
-    own = slice(rank, None, WORLD)  # as the order strides
-    answer: dict[str, object] = {"rank": rank}
+def one_rank(inputs: Tensor, weight: Tensor, keys: Tensor) -> dict[str, object]:
+    own = slice(dist.get_rank(), None, WORLD)  # as the order strides
+    answer: dict[str, object] = {}
     for name in LOSSES:
         loss, mine = gradient(name, inputs[:, own], weight)
         dist.all_reduce(mine)  # the data-parallel mean
@@ -67,19 +60,15 @@ def one_rank(rank: int, port: int, inputs: Tensor, weight: Tensor, keys: Tensor,
     answer["centre"] = centre_of(own).tolist()
     queue = queue_of(keys[own])
     answer["queue"] = (queue.keys_KE.tolist(), queue.next.tolist())
-    results.put(answer)
-    dist.barrier()
-    dist.destroy_process_group()
+    return answer
 
 
-def test_two_ranks_are_one_process():
+def test_two_ranks_are_one_process(two_ranks):
     torch.manual_seed(0)
     inputs, weight = torch.randn(2, 8, 5, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
     keys = torch.nn.functional.normalize(torch.randn(16, 4), dim=1)
     expected = {name: gradient(name, inputs, weight) for name in LOSSES}
-    results = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(one_rank, (free_port(), inputs, weight, keys, results), nprocs=WORLD)
-    answers = [results.get() for _ in range(WORLD)]
+    answers = two_ranks(one_rank, inputs, weight, keys)
     for name, (loss, whole) in expected.items():
         for answer in answers:
             mine = torch.tensor(answer[name][1], dtype=torch.float64)
