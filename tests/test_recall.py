@@ -34,7 +34,7 @@ def recorded(script: str, words: list[str]) -> dict:
          "optimizer=lars", "trainer=gpu", "seed=3", "budget.flops=2.8e12", "objective.crop_scale=[0.2,1.0]"],
         ["objective=mlm", "model=bert_mini", "datamodule=text_files", "datamodule.files=[a.txt,'b, c.txt']", "budget.steps=5",
          "datamodule.tokenizer.kind=bpe", "+optimizer.algorithm.fused=true", "~monitor.share"],
-        ["objective=mae", "model=timm", "datamodule=emoji", "model.name='null'", "experiment=demo", "optimizer.base_lr=1e-7"],
+        ["objective=mae", "model=timm", "datamodule=emoji", "model.name='null'", "trial_flops=1e12", "optimizer.base_lr=1e-7"],
     ],
 )  # fmt: skip
 def test_a_train_command_composes_to_the_configuration_it_comes_from(words):
@@ -63,7 +63,7 @@ def test_a_finetune_command_too(words):
     found = shlex.split(finetune_command(config, words[0].partition("=")[2], "runs/a b"))
     assert found[:3] == ["python", "finetune.py", "checkpoint=runs/a b"]
     assert composed("finetune", found[2:]) == config | {"checkpoint": "runs/a b"}
-    assert len(found) <= 3 + len(words)
+    assert len(found) <= 4 + len(words)  # a choice that extends another may come out as that one and its difference
 
 
 def test_what_is_no_longer_there_cannot_be_composed():
