@@ -36,7 +36,7 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (TRAIN, ["objective=dino", "objective.local_size=96"], "local_size=96 is larger than the pictures of 64 px"),
         (TRAIN, ["objective=byol", "objective.view_size=30"], "view_size=30 is no size .* can read; .*24, 32"),
         (TRAIN, ["objective=mae", "objective.crop_scale=[0.2,2]"], "never larger than the picture"),
-        (TRAIN, ["resume=nowhere"], "'nowhere' holds no checkpoint"),
+        (TRAIN, ["resume=nowhere"], "'nowhere' holds no run to resume"),
         (FINETUNE, [], "no finished run in 'outputs' yet"),
         (FINETUNE, ["checkpoint=nowhere"], "neither a run folder"),
         (FINETUNE, ["checkpoint=none", "label_fraction=0"], "between 0 and 1"),
