@@ -5,7 +5,7 @@ three, none of which shares a run with another: none should be claimed different
 the same encoders at random, many times, first as they are, then with 3 points planted on one side and as many seeds as the
 report's own power calculation asks for at the spread of these runs.
 
-    python benchmarks/a_a.py [<folder to keep the runs in>]            # about six minutes on one core
+    python benchmarks/a_a.py [<folder to keep the runs in>]     # about six minutes on one core; goes on where it stopped
 """
 
 import subprocess
@@ -18,29 +18,37 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reports.result import Result
+from reports.result import Result, read_result
 from reports.statistics import Pair, compare_pairs, power, seeds_needed
 from reports.table import collect
 from reports.verdict import verdict
 
 HOME = Path(__file__).parents[1]
 PAIRS, SEEDS, DRAWS, POINTS = 6, 3, 2000, 3
+NUM_RUNS = 2 * SEEDS * PAIRS
 SMALL = (
     "objective=mae", "model.depth=1", "objective.decoder_width=64", "objective.decoder_depth=1", "datamodule.image_size=32",
     "datamodule.batch_size=32", "datamodule.skin_tones=false", "budget.steps=10", "optimizer.base_lr=4e-3", "monitor.times=0",
 )  # fmt: skip
 
 
-def make_runs(folder: Path) -> None:
-    """Pre-train and test, in two processes."""
-    seeds = ",".join(map(str, range(2 * SEEDS * PAIRS)))
-    places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=${seed}"]
-    runs = ",".join(str(folder / seed) for seed in seeds.split(","))
-    for words in (
-        ["train.py", "-m", f"seed={seeds}", *SMALL, *places],
-        ["finetune.py", "-m", f"checkpoint={runs}", "transfer=knn,linear", f"outputs={folder}"],
-    ):
-        subprocess.run([sys.executable, *words], cwd=HOME, check=True, stdout=subprocess.DEVNULL)
+def make_runs(folder: Path) -> list[Result]:
+    """Pre-train and test what is not there yet, each in one process; returns all results."""
+    runs = [folder / str(seed) for seed in range(NUM_RUNS)]
+    new = [run.name for run in runs if not (run / "encoder.json").exists()]
+    if new:
+        sweep("train.py", f"seed={','.join(new)}", *SMALL, f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=${seed}")
+    for protocol in ("knn", "linear"):
+        known = [read_result(path) for path in folder.rglob("transfer/**/result.json")]
+        tested = {result.transfer["checkpoint"] for result in known if result.transfer["protocol"] == protocol}
+        new = [str(run) for run in runs if str(run) not in tested]
+        if new:
+            sweep("finetune.py", f"checkpoint={','.join(new)}", f"transfer={protocol}", f"outputs={folder}")
+    return collect(folder)[0]
+
+
+def sweep(script: str, *words: str) -> None:
+    subprocess.run([sys.executable, script, "-m", *words], cwd=HOME, check=True, stdout=subprocess.DEVNULL)
 
 
 def pair_of(results: list[Result], first: np.ndarray, second: np.ndarray, planted: float = 0.0) -> list[Result]:
@@ -59,18 +67,16 @@ def pair_of(results: list[Result], first: np.ndarray, second: np.ndarray, plante
 
 def drawn(rng: np.random.Generator, results: list[Result], num_seeds: int, planted: float = 0.0) -> Pair:
     """Two sets of encoders, drawn without one in both."""
-    order = rng.permutation(2 * SEEDS * PAIRS)
+    order = rng.permutation(NUM_RUNS)
     return compare_pairs(pair_of(results, order[:num_seeds], order[num_seeds : 2 * num_seeds], planted))[0]
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve()
-        if not any(folder.glob("*/encoder.json")):
-            make_runs(folder)
-        results, _ = collect(folder)
+        results = make_runs(folder)
     claimed = 0
-    for i, seeds in enumerate(np.arange(2 * SEEDS * PAIRS).reshape(PAIRS, 2, SEEDS)):
+    for i, seeds in enumerate(np.arange(NUM_RUNS).reshape(PAIRS, 2, SEEDS)):
         both = pair_of(results, *seeds)
         (pair,) = compare_pairs(both)
         claimed += pair.different

@@ -21,7 +21,7 @@ def train_command(config: dict[str, Any]) -> str:
     Raises:
         BadInput: its objective, model or data set has no file in conf/ any more.
     """
-    names = config.get("names") or {}
+    names = config["names"] if isinstance(config.get("names"), dict) else {}
     return _command("train", config, [f"{group}={names.get(group)}" for group in ("objective", "model", "datamodule")])
 
 
@@ -37,7 +37,7 @@ def finetune_command(config: dict[str, Any], protocol: str, checkpoint: str) -> 
 def _command(script: str, config: dict[str, Any], words: list[str]) -> str:
     config = {key: value for key, value in config.items() if key not in NO_SETTINGS}
     changes = differences(_composed(script, *words), config)
-    chosen = [f"{group}={_nearest(group, config[group])}" for group in _open_groups(words, changes)]
+    chosen = [f"{group}={_nearest(group, config[group])}" for group in _open_groups(words, changes, config)]
     if chosen:
         fewer = differences(_composed(script, *words, *chosen), config)
         if len(fewer) < len(changes) or any(path.lstrip("+") in GROUPS for path in changes):
@@ -47,10 +47,10 @@ def _command(script: str, config: dict[str, Any], words: list[str]) -> str:
     return shlex.join(["python", f"{script}.py", *first, *(word for word in words if word not in first)])
 
 
-def _open_groups(words: list[str], changes: dict[str, Any]) -> list[str]:
+def _open_groups(words: list[str], changes: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """The groups in which something differs and of which no choice was recorded."""
-    touched = {path.lstrip("+").partition(".")[0] for path in changes}
-    return [group for group in GROUPS if group in touched and not any(word.startswith(f"{group}=") for word in words)]
+    touched = {path.lstrip("+").partition(".")[0] for path in changes} - {word.partition("=")[0] for word in words}
+    return [group for group in GROUPS if group in touched and isinstance(config[group], dict)]
 
 
 def _nearest(group: str, node: dict[str, Any]) -> str:
@@ -113,11 +113,12 @@ def _composed(script: str, *words: str) -> dict[str, Any]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     running = GlobalHydra.instance().is_initialized()  # inside of compare.py, on the same folder
     with nullcontext() if running else initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = OmegaConf.to_container(compose(script, overrides=list(words)), resolve=True)
-        except HydraException as error:
+        except (HydraException, OmegaConfBaseException) as error:
             raise BadInput(f"{' '.join(words)} cannot be composed: {' '.join(str(error).split())}") from error
     return {key: value for key, value in config.items() if key not in NO_SETTINGS}

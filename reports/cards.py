@@ -7,11 +7,12 @@ from typing import Any
 
 from reports.amounts import amount, percent
 from reports.events import Picture
-from reports.runs import Run
+from reports.runs import Run, Transfer
 from reports.scores import column, score
 
 MOST_BYTES = 12_000_000  # of pictures on one page; what is beyond stays in TensorBoard
 UNSAID = ("names", "seed", "resume")  # the title of a card says them
+UNEQUAL = (*UNSAID, "trainer", "monitor")  # speed changes nothing that is learned, and monitors only look
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,27 @@ def differences(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[t
     return found
 
 
-def _test(transfer: Any) -> tuple[str, str, str, str, bool]:
+def warnings(runs: Sequence[Run]) -> list[str]:
+    """What makes a comparison unequal without showing in a table: runs that are averaged and differ, and package versions."""
+    found, groups = [], {}
+    for run in runs:
+        groups.setdefault((run.objective, run.model), []).append(run)
+    for (objective, model), group in groups.items():
+        settings = [
+            flat({key: value for key, value in run.config.items() if key not in UNEQUAL}) for run in group if run.config
+        ]
+        keys = sorted({key for own in settings for key in own if any(other.get(key) != own[key] for other in settings)})
+        if keys:
+            found.append(f"Runs of {objective} on {model} are averaged though they differ in {', '.join(keys)}.")
+    packages: dict[str, set[str]] = {}
+    for run in runs:
+        for name, version in (run.record or run.transfers[0].result).versions.items():
+            packages.setdefault(name, set()).add(version)
+    several = [f"{name} ({', '.join(sorted(versions))})" for name, versions in packages.items() if len(versions) > 1]
+    return [*found, f"Runs were made with different versions of {', '.join(several)}."] if several else found
+
+
+def _test(transfer: Transfer) -> tuple[str, str, str, str, bool]:
     result = transfer.result
     labels = result.transfer.get("num_labels")
     name = f"{column(result)} on {result.transfer['data']}"

@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Text:
 
 @dataclass
 class Events:
-    """Scalars: name -> [(step, value)], steps rising, the later of two records of one step."""
+    """Scalars: name -> [(step, value)], steps rising, the later of two records of one step; finite values only."""
 
     scalars: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
@@ -52,7 +53,9 @@ def read_events(folder: Path) -> Events:
     files.Reload()
     tags, found = files.Tags(), Events()
     for name in sorted(tags["scalars"]):
-        found.scalars[name] = sorted({event.step: event.value for event in files.Scalars(name)}.items())
+        points = {event.step: event.value for event in files.Scalars(name) if math.isfinite(event.value)}
+        if points:
+            found.scalars[name] = sorted(points.items())
     for name in sorted(tags["images"]):
         event = files.Images(name)[-1]
         found.pictures.append(_picture(name, event.step, event.encoded_image_string))

@@ -17,6 +17,7 @@ def markdown(report: Report) -> str:
     """Summary, table, verdicts, head start, cost, runs with their commands, and what was left out."""
     lines = ["# Which objective gives the best head start?", "", "## Summary", ""]
     lines += [line for claim, evidence in report.summary for line in (text(f"{claim} {evidence}"), "")]
+    lines += [line for warning in report.warnings for line in (f"Warning: {text(warning)}", "")]
     lines += ["## Results", "", *_table(report.rows), ""]
     lines += ["Samples, FLOPs and seconds are those of pre-training.", ""]
     for title, key in (("What can be told apart", "verdicts"), ("Head start", "starts"), ("Cost", "fronts")):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from reports.cards import Card, cards_of
+from reports.cards import Card, cards_of, warnings
 from reports.figure import Figure, looks_of
 from reports.head_start import head_starts
 from reports.learning import learning_figures
@@ -59,6 +59,7 @@ class Report:
     Attributes:
         results: in the order of the table.
         summary: (who is ahead, the numbers behind that), one a part.
+        warnings: what makes the comparison unequal.
         rows: of the table.
         parts: see above.
         cards: one a run.
@@ -67,6 +68,7 @@ class Report:
 
     results: list[Result]
     summary: list[tuple[str, str]]
+    warnings: list[str]
     rows: list[Row]
     parts: list[Part]
     cards: list[Card]
@@ -79,7 +81,8 @@ class Report:
         runs = find_runs(results, folder)
         parts = [_part(sorted(found, key=_order), runs) for found in families(results)]
         cards = cards_of([part.runs for part in parts])
-        return cls(results, summary(results), rows_of(results), parts, cards, broken)
+        unequal = [line for part in parts for line in warnings(part.runs)]
+        return cls(results, summary(results), unequal, rows_of(results), parts, cards, broken)
 
     @property
     def tasks(self) -> str:

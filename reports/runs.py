@@ -1,6 +1,7 @@
 """The runs behind transfer results: where they lie, how they were configured, and what their event files hold."""
 
 import json
+import shlex
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -115,7 +116,7 @@ def _open(run: Run, path: Path, configured: list[Path]) -> None:
     """Fill in what lies in the run's folder; a folder of another run is not taken for it."""
     folder = locate(path, configured)
     config = read_settings(folder) if folder else {}
-    names = config.get("names") or {}
+    names = config["names"] if isinstance(config.get("names"), dict) else {}
     if (names.get("objective"), names.get("model"), config.get("seed")) == (run.objective, run.model, run.seed):
         run.folder, run.config, run.events = folder, config, read_events(folder / "tensorboard")
         with suppress(BadInput):
@@ -123,7 +124,8 @@ def _open(run: Run, path: Path, configured: list[Path]) -> None:
         with suppress(BadInput):
             run.record = read_result(folder / "result.json")
     if run.command is None:
-        run.command = f"python train.py objective={run.objective} model={run.model} datamodule={run.data} seed={run.seed}"
+        words = [f"objective={run.objective}", f"model={run.model}", f"datamodule={run.data}", f"seed={run.seed}"]
+        run.command = shlex.join(["python", "train.py", *words])
 
 
 def _transfer(result: Result, folder: Path | None) -> Transfer:
@@ -132,8 +134,8 @@ def _transfer(result: Result, folder: Path | None) -> Transfer:
     if config:
         with suppress(BadInput):
             return Transfer(result, finetune_command(config, protocol, checkpoint), True)
-    command = f"python finetune.py checkpoint={checkpoint} transfer={protocol} seed={result.transfer['seed']}"
-    return Transfer(result, f"{command} label_fraction={result.transfer['label_fraction']:g}", False)
+    words = [f"checkpoint={checkpoint}", f"transfer={protocol}", f"label_fraction={result.transfer['label_fraction']:g}"]
+    return Transfer(result, shlex.join(["python", "finetune.py", *words, f"seed={result.transfer['seed']}"]), False)
 
 
 def _tests_below(configured: Iterable[Path]) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """Many results as one table: objectives by protocols, mean, spread and interval over seeds, and what it cost."""
 
+import math
 from pathlib import Path
 
 from rich.table import Table
@@ -28,7 +29,10 @@ def collect(folder: Path) -> tuple[list[Result], list[str]]:
         except BadInput as error:
             broken.append(str(error))
             continue
-        if result.transfer is not None:
+        lacking = _lacking(result)
+        if lacking:
+            broken.append(f"'{path}' cannot be compared: it has no {' and no '.join(lacking)}")
+        elif result.transfer is not None:
             transfer = result.transfer
             results[
                 result.objective, result.model, transfer["checkpoint"], transfer["protocol"], transfer["data"],
@@ -38,6 +42,18 @@ def collect(folder: Path) -> tuple[list[Result], list[str]]:
         found = f" ({'; '.join(broken)})" if broken else ""
         raise BadInput(f"'{folder}' holds no transfer results{found}; make some: python finetune.py checkpoint=latest")
     return list(results.values()), broken
+
+
+def _lacking(result: Result) -> list[str]:
+    """What a transfer record must have to be compared, and has not."""
+    if result.transfer is None:
+        return []
+    kinds = {"protocol": str, "data": str, "checkpoint": str, "seed": int, "label_fraction": int | float}
+    lacking = [f"transfer.{name}" for name, kind in kinds.items() if not isinstance(result.transfer.get(name), kind)]
+    name = result.transfer.get("metric", "accuracy")
+    found = result.metrics.get(name)
+    finite = isinstance(found, int | float) and math.isfinite(found)
+    return lacking if finite else [*lacking, f"finite metrics.{name}"]
 
 
 def accuracy_table(results: list[Result]) -> Table:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 
 from errors import BadInput
-from reports.amounts import amount
+from reports.amounts import amount, interval, percent
 from reports.head_start import HeadStart, head_starts
 from reports.pareto import fronts
 from reports.result import Result
+from reports.rows import SHARES
 from reports.scores import Block, block, column, entrants
 from reports.statistics import ALPHA, POWER, Ranked, compare_pairs, pooled_spread, rank, seeds_needed, shared_blocks
 
@@ -21,10 +22,10 @@ def verdicts(results: Sequence[Result]) -> list[str]:
     parts: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         parts.setdefault((result.transfer["data"], column(result)), []).append(result)
-    lines = [f"{name} on {task}: {verdict(found)}" for (task, name), found in sorted(parts.items()) if can_compare(found)]
+    lines = [f"{name} on {task}: {verdict(found)}" for (task, name), found in sorted(parts.items()) if _can_compare(found)]
     for found in families(results):
         shared = shared_blocks(found)
-        if can_compare(found) and len(shared) > 1:
+        if _can_compare(found) and len(shared) > 1:
             kept = [result for result in found if block(result) in shared]
             lines.append(f"mean of these {len(shared)} tests, {_list_of(shared)}: {verdict(kept)}")
     return lines
@@ -86,7 +87,7 @@ def head_start_line(found: HeadStart) -> str:
     return start + f"; 95 % interval from {below} to {above}"
 
 
-def can_compare(results: Sequence[Result]) -> bool:
+def _can_compare(results: Sequence[Result]) -> bool:
     return len(set(entrants(results))) > 1 and bool(shared_blocks(results))
 
 
@@ -145,7 +146,8 @@ def _summary(results: Sequence[Result]) -> tuple[str, str]:
     listed = f"({_list_of(shared)})" if len(shared) <= MOST_LISTED else f"on {tasks}"
     over = _list_of(shared) if len(shared) == 1 else f"Mean of {len(shared)} tests {listed}"
     ranking = rank(kept)
-    means = ", ".join(f"{ranked.entrant} {_mean(ranked)}" for ranked in ranking)
+    lowest = 0.0 if all(result.transfer.get("metric", "accuracy") in SHARES for result in kept) else -1.0
+    means = ", ".join(f"{ranked.entrant} {_mean(ranked, lowest)}" for ranked in ranking)
     counts = sorted({ranked.num_seeds for ranked in ranking})
     seeds = "one seed" if counts == [1] else f"{' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds"
     evidence = f"Means over {seeds}: {means}."
@@ -157,10 +159,11 @@ def _summary(results: Sequence[Result]) -> tuple[str, str]:
     return f"{over}: {verdict(kept)}.", evidence
 
 
-def _mean(ranked: Ranked) -> str:
+def _mean(ranked: Ranked, lowest: float) -> str:
     if ranked.interval is None:
-        return f"{100 * ranked.mean:.1f} %"
-    return f"{100 * ranked.mean:.1f} % (95 %: {100 * max(ranked.interval[0], 0):.1f} to {100 * min(ranked.interval[1], 1):.1f})"
+        return f"{percent(ranked.mean)} %"
+    ends = max(ranked.interval[0], lowest), min(ranked.interval[1], 1.0)
+    return f"{percent(ranked.mean)} % (95 %: {interval(ends)})"
 
 
 def pareto_lines(results: Sequence[Result]) -> list[str]:

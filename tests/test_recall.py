@@ -49,12 +49,18 @@ def test_a_train_command_composes_to_the_configuration_it_comes_from(words):
 def test_only_what_differs_is_said():
     config = recorded("train", ["objective=mae", "model=vit_t", "datamodule=emoji", "optimizer=sgd", "seed=2"])
     assert train_command(config) == "python train.py objective=mae model=vit_t datamodule=emoji optimizer=sgd seed=2"
+    config = recorded(
+        "train", ["objective=mae", "model=vit_t", "datamodule=emoji", "optimizer.base_lr=0.1", "trainer.workers=2"]
+    )
+    found = train_command(config).split()[5:]
+    assert sorted(found) == ["optimizer.base_lr=0.1", "trainer.workers=2"]
 
 
 @pytest.mark.parametrize(
     "words",
     [
         ["transfer=linear", "label_fraction=0.1", "seed=2"],
+        ["transfer=linear", "model=vit_t", "model.depth=6"],
         ["transfer=knn", "model=vit_s", "model.depth=3", "datamodule=image_folder", "datamodule.root=/x.zip", "trainer=cpu"],
     ],
 )
@@ -74,8 +80,11 @@ def test_what_is_no_longer_there_cannot_be_composed():
     config["names"]["objective"] = "<script>"
     with pytest.raises(BadInput, match="cannot be composed"):
         train_command(config)
-    with pytest.raises(BadInput):
-        train_command({})
+    for damaged in ({}, {"names": "mae"}, {"names": {"objective": ["mae"]}}):
+        with pytest.raises(BadInput):
+            train_command(damaged)
+    names = {"objective": "mae", "model": "vit_t", "datamodule": "emoji"}
+    assert "optimizer=3" in train_command({"names": names, "optimizer": 3})  # damaged, and said as it is
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def make_run(folder: Path, config: dict, spent: dict[str, float]) -> None:
             log.add_scalar("loss", 1 / step + 0.001 * config["seed"], step)
             log.add_scalar("lr", 0.1, step)
             log.add_scalar("monitor/val_knn_accuracy", 0.3 + step / 200, step)
+            log.add_scalar("rankme", float("nan"), step)
             log.add_image("views", torch.rand(3, 8, 16), step)
             log.add_text("guesses", f"<b>step {step}</b> & [MASK] -> </script><script>window.hacked = 1</script>", step)
 

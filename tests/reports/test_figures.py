@@ -67,6 +67,7 @@ def test_bars_start_at_zero_and_dots_are_the_seeds():
     lengths = [float(bar["width"]) for bar in attributes(figure, "rect", "bar")]
     assert lengths[0] / lengths[1] == pytest.approx(0.6 / 0.3, rel=0.01)  # random first
     (start,) = {bar["x"] for bar in attributes(figure, "rect", "bar")}
+    assert attributes(figure, "polyline", "grid")[0]["points"].startswith(f"{float(start):.1f},")  # the axis begins there
     dots = [float(dot["cx"]) - float(start) for dot in attributes(figure, "circle", "seed")]
     assert dots[1] / dots[2] == pytest.approx(0.5, rel=0.02)
     assert len(attributes(figure, "polyline", "whisker")) == 1  # one seed has no interval
@@ -161,6 +162,7 @@ def test_event_files_give_all_scalars_and_the_last_picture_and_text(tmp_path):
     assert (picture.name, picture.step, picture.width, picture.height) == ("views", 40, 16, 8)
     assert (text.name, text.step) == ("guesses", 40)
     assert text.words.startswith("<b>step 40</b>")
+    assert "rankme" not in events.scalars  # NaN throughout
     assert read_events(tmp_path / "none").scalars == {}
     file = next((tmp_path / "run" / "tensorboard").glob("events*"))
     file.write_bytes(file.read_bytes()[:400])  # as a full disk leaves it

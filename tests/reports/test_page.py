@@ -226,6 +226,25 @@ def test_runs_that_moved_are_found_and_those_that_are_gone_are_said_to_be(made, 
     assert text.count("views, step 40") == 6
 
 
+def test_unequal_runs_that_are_averaged_are_warned_of(tmp_path):
+    names = {"objective": "mae", "model": "vit_t", "datamodule": "emoji"}
+    for seed, steps in enumerate((5, 5, 7)):
+        config = {"seed": seed, "names": names, "budget": {"steps": steps}, "trainer": {"workers": seed}}
+        make_run(tmp_path / f"mae{seed}", config, {"steps": steps})
+    results = [record("mae", seed, 0.5) for seed in range(3)]
+    for result, seed in zip(results, range(3), strict=True):
+        result.transfer["checkpoint"] = str(tmp_path / f"mae{seed}")
+    text = Outline(write_report(tmp_path, results, []).read_text()).text
+    assert "Runs of mae on vit_t are averaged though they differ in budget.steps." in text
+    assert "different versions" not in text
+    assert "though they differ in budget.steps" in (tmp_path / "report.md").read_text()
+    for path in (tmp_path / "mae2").glob("*.*"):
+        path.write_text(path.read_text().replace("steps: 7", "steps: 5").replace('"torch": "2"', '"torch": "3"'))
+    text = Outline(write_report(tmp_path, results, []).read_text()).text
+    assert "though they differ" not in text
+    assert "Runs were made with different versions of torch (2, 3)." in text
+
+
 def test_a_folder_of_another_run_is_not_taken_for_it(tmp_path):
     config = {"seed": 5, "names": {"objective": "simclr", "model": "vit_t", "datamodule": "emoji"}}
     make_run(tmp_path / "mae0", config, {"steps": 1})

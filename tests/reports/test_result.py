@@ -1,7 +1,7 @@
 """The result record: written whole, read back, refused when it is not one; and the table over many."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,28 @@ def test_the_table_has_means_spreads_and_baselines_first_and_lists_broken_files(
     lines = [line for line in console.export_text().splitlines() if "emoji" in line]
     assert [line.split("│")[1].strip() for line in lines] == ["random", "supervised", "mae"]
     assert "55.0 ± 7.1 (2)" in lines[2]
+
+
+def test_records_that_cannot_be_compared_are_listed(tmp_path):
+    broken = {
+        "nan": {"metrics": {"accuracy": float("nan")}},
+        "metric": {"metrics": {"f1": 0.5}},
+        "protocol": {"transfer": {"data": "emoji"}},
+        "fine": {},
+    }
+    for name, changes in broken.items():
+        (tmp_path / name).mkdir()
+        replace(transfer_result("mae", 0, 0.5), **changes).write(tmp_path / name)
+    results, lines = collect(tmp_path)
+    assert len(results) == 1
+    assert len(lines) == 3
+    listed = " ".join(lines)
+    assert f"'{tmp_path}/nan/result.json' cannot be compared: it has no finite metrics.accuracy" in listed
+    assert f"'{tmp_path}/metric/result.json' cannot be compared: it has no finite metrics.accuracy" in listed
+    assert (
+        f"'{tmp_path}/protocol/result.json' cannot be compared: it has no transfer.protocol and no transfer.checkpoint and no"
+        in listed
+    )
 
 
 def test_a_folder_without_results(tmp_path):

@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from conftest import ROOT
 from records import drawn, record
 from scipy import stats
@@ -60,13 +59,12 @@ def claimed(results) -> bool:
     return "ahead of" in verdict(results)
 
 
-@pytest.mark.parametrize("num_seeds", [3, 5])
-def test_a_a_the_sentence_claims_a_difference_in_at_most_five_per_cent(num_seeds):
+def test_a_a_the_sentence_claims_a_difference_in_at_most_five_per_cent():
     """One objective under two names, 200 pairs of seed sets, three tests of each encoder."""
-    rng = np.random.default_rng(num_seeds)
+    rng = np.random.default_rng(0)
     again = {"mae": 0.5, "mae_again": 0.5}
-    share = np.mean([claimed(drawn(rng, again, num_seeds, num_tasks=3, shared=0.5)) for _ in range(200)])
-    print(f"A/A, {num_seeds} seeds, sentence: {share:.3f}")
+    share = np.mean([claimed(drawn(rng, again, 3, num_tasks=3, shared=0.5)) for _ in range(200)])
+    print(f"A/A, sentence: {share:.3f}")
     assert share <= stats.binom.ppf(0.999, 200, ALPHA) / 200
 
 
