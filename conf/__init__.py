@@ -9,6 +9,18 @@ from typing import Any
 from errors import BadInput, nearest
 
 CONF = Path(__file__).parent
+BUILDABLE = (
+    "datamodules",
+    "models",
+    "objectives",
+    "training",
+    "transfer",
+    "reports",
+    "torch",
+    "timm",
+    "transformers",
+    "lightning",
+)
 NAMES_A_MODEL = "_model"  # ends the key of a setting whose value is a choice of the group `model`
 
 
@@ -36,10 +48,33 @@ def class_of(group: str, choice: str) -> type:
     return class_at(read_choice(group, choice)["_target_"])
 
 
-def class_at(target: str) -> type:
-    """The class that a `_target_` names."""
-    module, _, name = target.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def class_at(target: object) -> type:
+    """The class that a `_target_` names.
+
+    A configuration is data and may come with somebody else's run, so nothing in it may name arbitrary code.
+
+    Raises:
+        BadInput: it is no class of this project, torch, timm, transformers or lightning.
+    """
+    module, _, name = str(target).rpartition(".")
+    if module.partition(".")[0] not in BUILDABLE:
+        raise BadInput(f"_target_ '{target}' is refused: it can name classes of {', '.join(BUILDABLE)} only")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(f"_target_ '{target}' does not exist: {' '.join(str(error).split())[:160]}") from error
+    # what such a module has imported from elsewhere, and functions that load or run things, are none of it
+    if not isinstance(found, type) or found.__module__.partition(".")[0] not in BUILDABLE:
+        raise BadInput(f"_target_ '{target}' is refused: it is no class of {', '.join(BUILDABLE)}")
+    return found
+
+
+def check_targets(node: Any) -> None:
+    """Raise BadInput where a node, or one inside it, names what no configuration may build."""
+    if isinstance(node, dict) and "_target_" in node:
+        class_at(node["_target_"])
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        check_targets(inner)
 
 
 def build(node: dict[str, Any], **late: Any) -> Any:
@@ -49,8 +84,10 @@ def build(node: dict[str, Any], **late: Any) -> Any:
     A setting like `text_model: bert_mini` arrives as a function (spec, **other settings) -> that model.
 
     Raises:
-        BadInput: such a setting names no model, or one of another modality than its key says.
+        BadInput: such a setting names no model, or one of another modality than its key says; or the node names what no
+            configuration may build.
     """
+    check_targets(node)
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 

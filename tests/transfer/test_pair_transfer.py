@@ -12,7 +12,7 @@ from conftest import text_encoder
 from made_pairs import TinyPairs
 from test_protocols import TRAINER
 
-from conf import read_choice
+from conf import BUILDABLE, read_choice
 from datamodules.image_folder import ImageFolder
 from errors import BadInput
 from models.export import save_encoder
@@ -37,6 +37,11 @@ CONFIG = {
     "datamodule": {"_target_": "made_pairs.TinyPairs", "root": ""},
     "objective": {},
 }
+
+
+@pytest.fixture(autouse=True)
+def tiny_pairs_can_be_built(monkeypatch):
+    monkeypatch.setattr("conf.BUILDABLE", (*BUILDABLE, "made_pairs"))
 
 
 @pytest.fixture
