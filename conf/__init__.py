@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from conf.targets import OURS, check_node
+from errors import BadInput
+
 CONF = Path(__file__).parent
 
 
@@ -23,7 +26,26 @@ def build(node: dict[str, Any], **late: Any) -> Any:
     """The object that a node describes; `late` arguments are those that are known only now.
 
     Hydra makes the arguments, the call is ours: an error in it comes out as itself, and dataclasses stay what they are.
+
+    Raises:
+        BadInput: the node names what no configuration may, or its settings do not fit; or a library refuses them.
     """
     from hydra.utils import instantiate
 
-    return instantiate(node, _partial_=True)(**late)
+    check_node(node, late)
+    try:
+        return instantiate(node, _partial_=True)(**late)
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if _raised_here(error):
+            raise  # a defect of ours
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadInput(f"{node['_target_'].rpartition('.')[2]} cannot be built with these settings: {reason}") from error
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether the line that raised it is this project's."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    file = Path(trace.tb_frame.f_code.co_filename)
+    return file.is_relative_to(CONF.parent) and file.relative_to(CONF.parent).parts[0] in ("conf", *OURS)

@@ -1,9 +1,9 @@
 """Whether an objective, a model and a data set fit together: by their names first, then by what they turn out to be."""
 
-import importlib
 from functools import cache
 
 from conf import choices_of, read_choice
+from conf.targets import class_at
 from datamodules.contract import Data
 from datamodules.spec import DataSpec
 from errors import BadInput
@@ -64,12 +64,6 @@ def _is_causal(choice: str) -> bool | None:
 def modality(group: str, choice: str) -> str | None:
     """The modality that a choice's class declares."""
     return _class_of(group, choice).modality
-
-
-def class_at(target: str) -> type:
-    """The class that a `_target_` names."""
-    module, _, name = target.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 @cache

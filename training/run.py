@@ -85,6 +85,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._hold()
+            for leftover in self.folder.glob("*.part"):  # of a process that was killed here
+                remove(leftover)
             part.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
             os.link(part, self.folder / "config.yaml")  # whole or not at all, and never over another one
         except FileExistsError as error:

@@ -7,13 +7,14 @@ from typing import Any
 import yaml
 
 from conf import build, choices_of, read_choice
+from conf.targets import class_at
 from datamodules.contract import Task
 from errors import BadInput
 from models.encoder import Encoder
 from models.export import build_encoder, load_encoder
 from reports.result import Result, read_result
 from training.checkpoint_files import read_checkpoint
-from training.fitting import class_at, modality
+from training.fitting import modality
 from training.run import git_commit, peak_memory_bytes, read_config, versions
 
 LABELLED_TEXT = "datamodule=text_classification, glue or kjv"
