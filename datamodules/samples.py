@@ -104,7 +104,9 @@ class Samples(Dataset):
             source = (index + attempt) % self.pictures.num
             try:
                 return source, to_channels(self.pictures.load(source), self.channels)
-            except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # Pillow's decoders raise nearly all there is
                 if source not in self.reported:  # once, not once an epoch
                     self.reported.add(source)
                     log.warning("corrupt picture %d skipped: %s", source, " ".join(str(error).split())[:120])
