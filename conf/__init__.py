@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.targets import OURS, check_node
-from errors import BadInput
+from errors import BadInput, nearest
 
 CONF = Path(__file__).parent
 
@@ -15,9 +15,15 @@ def choices_of(group: str) -> list[str]:
 
 
 def read_choice(group: str, choice: str) -> dict[str, Any]:
-    """The node that `group=choice` selects, as its file says it."""
+    """The node that `group=choice` selects, as its file says it.
+
+    Raises:
+        BadInput: there is no such choice.
+    """
     import yaml
 
+    if choice not in choices_of(group):
+        raise BadInput(f"there is no {group} '{choice}'; {nearest(choice, choices_of(group))}")
     config = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8"))
     return config.get(group, config)
 

@@ -3,6 +3,7 @@
 A configuration is data. It may come with somebody else's run, so that nothing in it may name arbitrary code.
 """
 
+import collections.abc
 import importlib
 import inspect
 import types
@@ -102,6 +103,8 @@ def fits(value: Any, hint: Any) -> bool:
         return all(fits(part, kind) for part, kind in zip(value, kinds, strict=False) if kind is not ...)
     if origin is list or hint is list:
         return isinstance(value, list | tuple) and all(fits(part, kind) for kind in inner for part in value)
+    if origin is collections.abc.Callable:
+        return isinstance(value, dict) and "_target_" in value
     if origin is dict or hint is dict:
         return isinstance(value, dict) and all(fits(part, inner[1]) for part in value.values() if inner)
     return True
@@ -113,6 +116,8 @@ def _spoken(hint: Any) -> str:
         return " or ".join(dict.fromkeys(_spoken(choice) for choice in inner))
     if origin is tuple:
         return f"a list of {len(inner)} ({', '.join(_spoken(part) for part in inner if part is not ...)})"
-    if origin in (list, dict) or hint in (list, dict):
-        return "a list" if origin is list or hint is list else "a group of settings"
+    if list in (origin, hint):
+        return "a list"
+    if dict in (origin, hint) or origin is collections.abc.Callable:
+        return "a group of settings"
     return WORDS.get(hint, str(getattr(hint, "__name__", hint)))

@@ -26,6 +26,8 @@ from training.progress import ProgressLine
 from training.ranks import sum_over_ranks
 
 VERSIONS = ("torch", "torchvision", "lightning", "hydra-core", "timm", "transformers")
+NODES = {"names": dict, "seed": int, "model": dict, "datamodule": dict, "objective": dict, "optimizer": dict, "budget": dict}
+NODES |= {"trial_flops": int | float, "trainer": dict, "monitor": dict}
 AUTO = "auto"  # resume=auto: go on where a run is there already, else begin
 SPEED = ("trainer", "monitor")  # nodes that a resumed run takes from its new command line
 
@@ -260,6 +262,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"'{folder}/config.yaml' is damaged: {' '.join(str(error).split())[:120]}") from error
     if not isinstance(config, dict):
         raise BadInput(f"'{folder}/config.yaml' is damaged: it holds no settings")
+    for node, kind in NODES.items():
+        if not isinstance(config.get(node), kind) or isinstance(config[node], bool):
+            raise BadInput(f"'{folder}/config.yaml' is damaged: its '{node}' is {config.get(node)!r}")
+    names = config["names"]
+    if not all(isinstance(names.get(group), str) for group in ("objective", "model", "datamodule")):
+        raise BadInput(f"'{folder}/config.yaml' is damaged: its 'names' are {names!r}")
     return config
 
 
