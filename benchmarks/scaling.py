@@ -1,4 +1,4 @@
-"""What more devices would do: a model of the step time, fitted to what is measured here, and its prediction for larger machines.
+"""What more devices would do: a model of the step time, fitted to what is measured here, and what it says of larger machines.
 
 Measured: steps of one process at several batch sizes (compute = fixed + per_sample * samples), sums over two processes by
 size (link = latency + bytes / bandwidth), and steps of two processes, which the model has not seen: its error on them is
@@ -7,7 +7,9 @@ printed. Then the same model with the figures of a GPU cluster, which are assump
     python benchmarks/scaling.py            # about two minutes on two cores
 """
 
+import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import socket
 import statistics
@@ -78,8 +80,11 @@ class Work:
 
 
 def ring(size: int, ranks: int, machine: Machine, passes: int = 2) -> float:
-    """Seconds in which bytes are summed over ranks (two passes of a ring), or gathered (one)."""
-    return passes * (ranks - 1) * (machine.latency + size / ranks / machine.bandwidth) if ranks > 1 else 0.0
+    """Seconds in which bytes are summed over ranks (two passes of a ring) or gathered (one); few bytes take a tree."""
+    if ranks == 1:
+        return 0.0
+    hops = min(ranks - 1, 2 * math.ceil(math.log2(ranks)))
+    return passes * (hops * machine.latency + (ranks - 1) * size / ranks / machine.bandwidth)
 
 
 def step_seconds(work: Work, batch: int, ranks: int, machine: Machine) -> float:

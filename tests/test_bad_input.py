@@ -31,7 +31,7 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (TRAIN, ["trainer.accelerator=tpu"], "accelerator 'tpu' is not on this machine"),
         (TRAIN, ["datamodule.batch_size=100000"], "batch_size=100000 does not fit: 'emoji' has"),
         (TRAIN, ["datamodule.label=colour"], "not a level of the emoji; .*category, subcategory"),
-        (TRAIN, ["resume=nowhere"], "'nowhere' holds no checkpoint"),
+        (TRAIN, ["resume=nowhere"], "'nowhere' holds no run to resume"),
         (FINETUNE, [], "no finished run in 'outputs' yet"),
         (FINETUNE, ["checkpoint=nowhere"], "neither a run folder"),
         (FINETUNE, ["checkpoint=none", "label_fraction=0"], "between 0 and 1"),
