@@ -1,6 +1,5 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv, from constraints.txt.
 PYTHON := .venv/bin/python
-DEMO := outputs/demo
 .PHONY: demo test test-long faults lint
 comma := ,
 
@@ -10,15 +9,11 @@ comma := ,
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(subst +,$(comma),$*)]"
 	touch $@
 
-demo: .venv/installed-demo ## pre-train on the embedded pictures, transfer, print one table
-	rm -rf $(DEMO)
-	$(PYTHON) train.py -m objective=supervised,mae,simclr experiment=demo hydra.sweep.dir=$(DEMO)
-	$(PYTHON) finetune.py -m checkpoint=$(DEMO)/supervised,$(DEMO)/mae,$(DEMO)/simclr transfer=knn,linear outputs=$(DEMO)
-	$(PYTHON) finetune.py -m checkpoint=none transfer=knn,linear outputs=$(DEMO) model=vit_t model.depth=6 datamodule=emoji datamodule.image_size=32
-	$(PYTHON) compare.py report=$(DEMO)
+demo: .venv/installed-demo ## pre-train on the embedded pictures, transfer, compare; stopped and started again it goes on
+	$(PYTHON) compare.py plan=images_demo
 
 test: .venv/installed-demo+dev ## everything but what is marked long
-	$(PYTHON) -m pytest -m "not long"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not long" -n 2 --dist loadfile
 
 test-long: .venv/installed-demo+dev ## the rest, but for what make faults does
 	$(PYTHON) -m pytest -m long --ignore=tests/faults

@@ -1,34 +1,53 @@
-"""Compare: many results -> one table, and what it does and does not show."""
+"""Compare: a plan -> the runs that are missing -> table, verdicts and report; or only the report on runs that exist."""
 
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from conf.command import command
+from conf.composition import COMPARISON, store_comparison
+
+store_comparison()
 
 
 @command
-@hydra.main(config_path="conf", config_name="compare", version_base="1.3")
+@hydra.main(config_path=None, config_name=COMPARISON, version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Print all transfer results below the folder `report`: the table, which differences are beyond chance, the head start."""
-    from rich.console import Console
+    """Run what a plan lacks, then say what its results show and what they do not."""
+    from hydra.core.hydra_config import HydraConfig
 
-    from reports.head_start import head_starts
-    from reports.table import accuracy_table, collect
-    from reports.verdict import head_start_line, verdicts
+    from errors import BadInput, RunStopped
+    from plans.board import LiveBoard
+    from plans.identity import Shelf
+    from plans.jobs import jobs_of
+    from plans.lock import sole_user
+    from plans.plan import Plan
+    from plans.running import Hands, do
+    from reports.result import read_result
+    from reports.summary import console, summarise
+    from reports.table import collect
 
-    results, broken = collect(Path(config.report))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # a log file has no width; 80 would cut the columns
-    console.print(accuracy_table(results))
-    console.print("mean ± standard deviation (number of seeds), below it the 95 % interval of the mean;")
-    console.print("samples, FLOPs and seconds are those of pre-training")
-    for line in (*verdicts(results), *(head_start_line(found) for found in head_starts(results))):
-        console.print(line, markup=False, highlight=False)
-    for line in broken:
-        console.print(f"left out: {line}", markup=False)
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    name = HydraConfig.get().runtime.choices.plan
+    planned = name is not None or settings["objectives"]
+    if bool(planned) == (settings["report"] is not None):
+        raise BadInput("give one of objectives=[mae,simclr], plan=images_demo (both run and report), report=<folder>")
+    if not planned:
+        folder = Path(settings["report"])
+        summarise(folder, *collect(folder))
+        return
+
+    plan = Plan.of(settings, name)
+    with sole_user(plan.folder) as lock:
+        jobs = jobs_of(plan, Shelf(plan.folder))
+        with LiveBoard(console()) as board:
+            work = do(jobs, Hands(plan.slots, plan.launcher, plan.words(plan.launcher), lock), board)
+        results = [read_result(job.folder / "result.json") for job in work.done if job.script == "finetune"]
+        failures = [f"{failure.job.label} failed: {failure}" for failure in work.failed]
+        summarise(plan.folder, results, Shelf(plan.folder).broken + failures)
+    if work.failed:
+        raise RunStopped(f"{len(work.failed)} of {len(jobs)} jobs failed; the same command tries them again", exit_code=1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ class RunStopped(Exception):
         everywhere: whether every rank ends with it, so that the first one's word is enough.
     """
 
-    def __init__(self, message: str, exit_code: int, everywhere: bool = False):
+    def __init__(self, message: str, exit_code: int = 1, everywhere: bool = False):
         super().__init__(message)
         self.exit_code, self.everywhere = exit_code, everywhere
 

@@ -1,4 +1,4 @@
-"""Transfer: a run's encoder -> one protocol on one labelled task -> result."""
+"""Transfer: what a run learned -> one protocol on one task -> result."""
 
 import os
 import time
@@ -18,32 +18,29 @@ def main(config: DictConfig) -> float:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
-    from training.fitting import modality
     from training.ranks import check_alone
     from training.trainer import prepare_speed
-    from transfer.protocol import Bench, check_task
+    from transfer.protocol import Bench, judged_part
     from transfer.source import Source, finish
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     check_alone(settings["trainer"])
     choices = HydraConfig.get().runtime.choices
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
-    seed = settings["seed"]
-    torch.manual_seed(seed)
-
-    kind = modality("datamodule", choices["datamodule"]) if choices.get("datamodule") else "image"
-    source = Source.find(settings["checkpoint"], settings["outputs"], settings.get("model"), choices.get("model"), kind)
-    data = source.open_task(settings.get("datamodule"))
-    check_task(data)
-    data = data.with_label_fraction(settings["label_fraction"], seed)
-    encoder = source.encoder or build(source.model_settings, spec=data.spec)
-    resolved = prepare_speed(encoder, settings["trainer"])
 
     protocol = build(settings["transfer"])
+    source = Source.find(settings, choices, protocol)
+    seed = settings["seed"] = source.seed or 0 if settings["seed"] is None else settings["seed"]
+    torch.manual_seed(seed)
+    opened = source.open_data(settings.get("datamodule"), protocol)
+    data = judged_part(protocol, opened, settings["label_fraction"], seed)
+    model = source.model_for(protocol, opened.spec, data.spec)
+    resolved = prepare_speed(model, settings["trainer"])
+
     began = time.perf_counter()
-    metrics = protocol(encoder, data, Bench(folder, seed, settings["trainer"], resolved["precision"]))
+    metrics = protocol(model, data, Bench(folder, seed, settings["trainer"], resolved["precision"]))
     seconds = time.perf_counter() - began
-    return finish(folder, settings, choices, source, data, encoder, metrics, seconds, resolved)
+    return finish(folder, settings, choices, source, protocol, data, model, metrics, seconds, resolved)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ def main(config: DictConfig) -> float:
     from training.arrangement import Arrangement, freeze_unused
     from training.budget import Budget
     from training.checkpoints import Checkpoints
+    from training.energy import Energy
     from training.fitting import check_fit, check_needs, face
     from training.flops import LARGE, forward_flops, sample_flops
     from training.launch import launched
-    from training.monitors import Monitors, affordable_probes
+    from training.monitors import Monitors
     from training.pretraining import Pretraining
     from training.progress import ProgressLine
     from training.ranks import join
@@ -51,6 +52,7 @@ def main(config: DictConfig) -> float:
     encoder = build(run.config["model"], spec=data.spec)
     check_needs(run.config["names"], encoder, data.spec)
     objective = build(run.config["objective"], encoder=encoder, spec=data.spec)
+    objective.check_batch(data.batch_size)
     optimization = build(run.config["optimizer"])
     resolved = prepare_speed(objective, run.config["trainer"]) | ranks.described(run.config["trainer"]["strategy"])
 
@@ -59,34 +61,28 @@ def main(config: DictConfig) -> float:
     first_batch = next(iter(data.train_loader(objective.views(), seed, 1, batch_size=min(LARGE, data.batch_size))))
     check_accumulation(objective, first_batch, run.config["trainer"]["accumulate"])
     flops = sample_flops(objective, first_batch, data.batch_size)
-    num_steps = budget.num_steps(data.batch_size, data.spec.num_train, flops)
+    course = budget.course(data.batch_size, data.spec, flops)
 
-    plain = {"config": run.config, "encoder": encoder.exported()[1]}
+    recipes = {name: part.exported()[1] for name, part in objective.exports().items()}
     arrangement = Arrangement.of(run.config["trainer"], resolved)
     if ranks.size > 1:
         freeze_unused(objective, first_batch)
-    module = Pretraining(objective, optimization, num_steps, data.batch_size, seed, plain, arrangement)
-    monitors = Monitors(
-        data,
-        validation_probe,
-        *affordable_probes(
-            **run.config["monitor"],
-            run_flops=flops * data.batch_size * num_steps / ranks.size,  # the others wait for the one that evaluates
-            picture_flops=forward_flops(encoder, first_batch),
-        ),
-    )
-    progress = ProgressLine(paused=lambda: monitors.seconds)
+    plain = {"config": run.config, **recipes}
+    module = Pretraining(objective, optimization, course, data.batch_size, seed, plain, arrangement)
+    picture_flops = forward_flops(encoder, first_batch)
+    monitors = Monitors(data, validation_probe, **run.config["monitor"], sample_flops=flops, picture_flops=picture_flops)
     checkpoints = Checkpoints(run.folder, run.config["trainer"]["checkpoint_every_steps"])
-    callbacks = [progress, monitors, checkpoints]
+    energy = Energy()
+    callbacks = [ProgressLine(), monitors, energy, checkpoints]
     resumed_at = run.first_step if run.begun else None
-    trainer = build_trainer(run.config["trainer"], run.folder, num_steps, optimization.clip_norm, callbacks, ranks, resumed_at)
+    trainer = build_trainer(run.config["trainer"], run.folder, course, optimization.clip_norm, callbacks, ranks, resumed_at)
     workers = run.config["trainer"]["workers"]
-    loader = data.train_loader(objective.views(), seed, num_steps, run.first_step, workers, ranks.rank, ranks.size)
+    loader = data.train_loader(objective.views(), seed, course.most_steps, run.first_step, workers, ranks.rank, ranks.size)
     ranks.agree(run.claim)
     if ranks.first:
-        run.announce(module, data.spec, flops, resolved)
+        run.announce(module, data.spec, budget, flops, resolved)
     trainer.fit(module, loader, ckpt_path=run.resume_point, weights_only=True)
-    found = run.finish(module, data.spec, budget, flops, resolved, progress, monitors)
+    found = run.finish(module, data.spec, budget, flops, resolved, monitors, energy)
     ranks.part()
     return found
 

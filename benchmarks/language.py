@@ -49,6 +49,7 @@ from objectives.objective import Objective
 from objectives.rtd import ReplacedTokenDetection
 from objectives.span import SpanBERT
 from training.checkpoints import Checkpoints
+from training.course import Steps
 from training.monitors import Monitors
 from training.optimization import Optimization
 from training.pretraining import Pretraining
@@ -100,9 +101,9 @@ def ours(make: Callable[[TextEncoder, DataSpec], Objective], num_steps: int, pre
 
     with tempfile.TemporaryDirectory() as folder:
         recipe = Optimization(torch.optim.AdamW, LR * 256 / BATCH, clip_norm=1.0)
-        module = Pretraining(objective, recipe, num_steps + 1, BATCH, seed=0)
+        module = Pretraining(objective, recipe, Steps(num_steps + 1), BATCH, seed=0)
         callbacks = [Clock(), Monitors(None, None, 0, 0), Checkpoints(Path(folder), 10_000)]
-        trainer = build_trainer(settings, Path(folder), num_steps, 1.0, callbacks)
+        trainer = build_trainer(settings, Path(folder), Steps(num_steps), 1.0, callbacks)
         trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
     return rate(times)
 

@@ -22,6 +22,7 @@ from objectives.draw import Draw
 from objectives.mae import MaskedAutoencoder
 from objectives.objective import Objective
 from training.checkpoints import Checkpoints
+from training.course import Steps
 from training.monitors import Monitors
 from training.optimization import Optimization
 from training.pretraining import Pretraining
@@ -55,7 +56,7 @@ def batches() -> list[dict[str, torch.Tensor]]:
 def bare(data: list[dict[str, torch.Tensor]], recipe: Optimization) -> float:
     """Seconds a step of a plain PyTorch loop."""
     model = objective()
-    optimizer = recipe.optimizer(model, model.encoder, BATCH)
+    optimizer = recipe.optimizer(model, BATCH)
     began = 0.0
     for step, batch in enumerate(data):
         if step == 2:  # the first steps warm up
@@ -76,9 +77,9 @@ def ours(data: list[dict[str, torch.Tensor]], recipe: Optimization) -> float:
             times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        module = Pretraining(objective(), recipe, STEPS + 1, BATCH, seed=0)  # one more, so that nothing ends inside
+        module = Pretraining(objective(), recipe, Steps(STEPS + 1), BATCH, seed=0)  # one more, so that nothing ends inside
         callbacks = [Clock(), Monitors(None, None, 0, 0), Checkpoints(Path(folder), 10_000)]
-        trainer = build_trainer(SETTINGS, Path(folder), STEPS, None, callbacks)
+        trainer = build_trainer(SETTINGS, Path(folder), Steps(STEPS), None, callbacks)
         trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
     return (times[-1] - times[2]) / (len(times) - 3)
 

@@ -1,12 +1,15 @@
 """The configuration: its files, and how a node of it becomes an object."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from conf.targets import OURS, check_node
+from conf.targets import OURS, check_node, class_at
 from errors import BadInput, nearest
 
 CONF = Path(__file__).parent
+NAMES_A_MODEL = "_model"  # ends the key of a setting whose value is a choice of the group `model`
 
 
 def choices_of(group: str) -> list[str]:
@@ -28,19 +31,41 @@ def read_choice(group: str, choice: str) -> dict[str, Any]:
     return config.get(group, config)
 
 
+def modality(group: str, choice: str) -> str | None:
+    """The modality that a choice's class declares."""
+    return class_of(group, choice).modality
+
+
+@cache
+def class_of(group: str, choice: str) -> type:
+    """The class that `group=choice` builds."""
+    return class_at(read_choice(group, choice)["_target_"])
+
+
 def build(node: dict[str, Any], **late: Any) -> Any:
     """The object that a node describes; `late` arguments are those that are known only now.
 
     Hydra makes the arguments, the call is ours: an error in it comes out as itself, and dataclasses stay what they are.
+    A setting like `text_model: bert_mini` arrives as a function (spec, **other settings) -> that model.
 
     Raises:
-        BadInput: the node names what no configuration may, or its settings do not fit; or a library refuses them.
+        BadInput: the node names what no configuration may, or its settings do not fit; a setting like `text_model` names no
+            model, or one of another modality than its key says; or a library refuses the settings.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    check_node(node, late)
+    named = {
+        key: model_named(key, value)
+        for key, value in node.items()
+        if key.endswith(NAMES_A_MODEL) and isinstance(value, str) and key not in late
+    }
+    plain = {key: value for key, value in node.items() if key not in named}
+    check_node(plain, {**named, **late})
     try:
-        return instantiate(node, _partial_=True)(**late)
+        return instantiate(plain, _partial_=True)(**named, **late)
+    except InstantiationException as error:  # Hydra's words around those of a node within the node
+        raise (error.__cause__ if isinstance(error.__cause__, BadInput) else error) from None
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if _raised_here(error):
             raise  # a defect of ours
@@ -55,3 +80,19 @@ def _raised_here(error: Exception) -> bool:
         trace = trace.tb_next
     file = Path(trace.tb_frame.f_code.co_filename)
     return file.is_relative_to(CONF.parent) and file.relative_to(CONF.parent).parts[0] in ("conf", *OURS)
+
+
+def model_named(key: str, choice: str) -> Callable[..., Any]:
+    """(spec, **other settings) -> the model that a setting names; the key begins with its modality ("text_model")."""
+    wanted = key.removesuffix(NAMES_A_MODEL)
+    fitting = [name for name in choices_of("model") if modality("model", name) == wanted]
+    if choice not in choices_of("model"):
+        raise BadInput(f"there is no model '{choice}' for {key}; {nearest(choice, fitting)}")
+    if choice not in fitting:
+        raise BadInput(f"{key}={choice} is for {modality('model', choice)}; choices that fit: {', '.join(fitting)}")
+    node = read_choice("model", choice)
+
+    def model(spec: Any, **settings: Any) -> Any:
+        return build({**node, **settings}, spec=spec)
+
+    return model

@@ -1,15 +1,21 @@
 """A command whose wrong input is answered in one line that names the thing, the reason and the choices."""
 
+import ctypes
 import errno
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from conf import CONF
 from errors import BadInput, Elsewhere, RunStopped, nearest
+
+BRACES = re.compile(r"(?<!\$)\{[^{}$:]*(\.\.|,)[^{}:]*\}")  # {00..04} or {a,b}, no dictionary and no interpolation
+PARENT = "HEADSTART_PARENT"  # environment variable: the process that started this one and must not be outlived
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def command(main: Callable[[], object]) -> Callable[[], None]:
@@ -20,8 +26,9 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def run() -> None:
+        end_with_parent()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that the line below is ours
-        sys.argv[1:] = settle_late(sys.argv[1:])
+        sys.argv[1:] = settle_late([quoted(word) for word in sys.argv[1:]])
         try:
             main()
         except BadInput as error:
@@ -50,6 +57,27 @@ def begins_here(resume: str | None) -> bool:
     """Whether this process makes a folder for a new run; torchrun and srun tell the ranks of a run apart."""
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     return resume in (None, "auto") and rank == "0"
+
+
+def quoted(word: str) -> str:
+    """A setting whose value is a path with a brace pattern, `shards=train-{00..04}.tar`, in the quotes that Hydra wants."""
+    key, _, value = word.partition("=")
+    plain = value and value[0] not in "'\"[" and not re.match(r"\w+\(", value) and "'" not in value
+    return f"{key}='{value}'" if plain and BRACES.search(value) else word
+
+
+def end_with_parent() -> None:
+    """Let Linux ask this process to stop when the one that started it is gone, even by kill -9.
+
+    Otherwise compare.py, killed and started again, would meet a job that is still at work (elsewhere it waits for such a job),
+    and a resumed run the ranks of a launcher that could not tell them.
+    """
+    parent = os.environ.pop(PARENT, None)
+    if (parent is None and "RANK" not in os.environ) or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent is not None and os.getppid() != int(parent):
+        sys.exit(128 + signal.SIGTERM)
 
 
 def settle_late(words: list[str]) -> list[str]:
@@ -90,7 +118,8 @@ def _is_first_rank() -> bool:
 
 
 def _with_notes(error: BaseException) -> str:
-    return "; ".join((str(error), *getattr(error, "__notes__", ())))
+    line = str(error).rpartition("errors.BadInput: ")[2].strip()  # a data worker puts its traceback before it
+    return "; ".join((line, *getattr(error, "__notes__", ())))
 
 
 def _exhausted(error: Exception) -> str | None:
@@ -128,15 +157,13 @@ def _configuration_error(error: Exception) -> str | None:
 
 def _keys_at(parent: str) -> list[str]:
     """The keys that the composed configuration has at `parent`, given the group choices on the command line."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import DictConfig, OmegaConf
+    from conf.composition import compose_settings
 
-    name = Path(sys.argv[0]).stem
     chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in _groups() and "," not in word]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(name, overrides=chosen)
-        node = OmegaConf.select(config, parent) if parent else config
-        return [str(key) for key in node] if isinstance(node, DictConfig) else []
+        node, _ = compose_settings(Path(sys.argv[0]).stem, chosen, complete=False)
+        for key in parent.split(".") if parent else []:
+            node = node[key]
+        return [str(key) for key in node] if isinstance(node, dict) else []
     except Exception:  # the hint is a courtesy: without it the line still names the unknown key
         return []

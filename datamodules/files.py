@@ -14,8 +14,11 @@ import PIL.Image
 from PIL.Image import Image
 
 
-def open_picture(file: str | IO[bytes]) -> Image:
+def open_picture(file: str | IO[bytes], formats: tuple[str, ...] | None = None) -> Image:
     """A picture, of which only the header has been read.
+
+    Args:
+        formats: that it may have, in Pillow's names; by default all that Pillow knows.
 
     Raises:
         OSError: it claims more than Pillow's limit of 89 million pixels, a quarter of a gigabyte; or it is no picture.
@@ -23,7 +26,7 @@ def open_picture(file: str | IO[bytes]) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
-            return PIL.Image.open(file)
+            return PIL.Image.open(file, formats=formats)
         except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
             raise OSError(f"too large to be decoded: {error}") from error
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from datamodules.files import open_members
 from datamodules.images import ImageData
-from datamodules.samples import Pictures
+from datamodules.samples import Pictures, usual_size
 from errors import BadInput
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -69,7 +69,7 @@ class ImageFolder(ImageData):
             )
             for split, group in by_split.items()
         }
-        size = image_size or _usual_size(splits["train"])
+        size = image_size or usual_size(splits["train"])
         super().__init__("image_folder", splits, class_names, size, batch_size, val_fraction, split_seed)
 
 
@@ -93,15 +93,3 @@ def _below_common_folder(names: list[str]) -> list[tuple[str, str]]:
         if len(tops) > 1 or not nested:
             return [(prefix, name[len(prefix) :]) for name in names]
         prefix += tops.pop() + "/"
-
-
-def _usual_size(pictures: Pictures) -> int:
-    sides = []
-    for index in range(min(32, pictures.num)):
-        try:
-            sides.append(min(pictures.load(index).size))
-        except Exception:  # what is wrong with a picture is said where it is needed
-            continue
-    if not sides:
-        raise BadInput("none of the first pictures can be read")
-    return min(224, int(np.median(sides)))

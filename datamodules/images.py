@@ -74,7 +74,9 @@ class ImageData(Labelled):
         """
         pictures = self.splits["train"]
         samples = Samples(pictures, self.spec.channels, view or EvaluationView(self.spec.image_size), seed, substitute=True)
-        order = Order(pictures.num, batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size)
+        order = Order(
+            pictures.num, batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size, pictures.shard
+        )
         return ordered_loader(samples, order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:

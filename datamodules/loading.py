@@ -1,5 +1,6 @@
 """Loaders over samples that make whole batches: in training order, or each sample once."""
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -63,5 +64,6 @@ def worker_settings(workers: int) -> dict[str, Any]:
 
 def _prepare_worker(worker: int) -> None:
     torch.set_num_threads(1)  # decoding is parallel over workers; more threads each would only fight
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a tokenizer's threads do not survive a fork: it would wait forever
     for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the training process answers them
         signal.signal(number, signal.SIG_IGN)

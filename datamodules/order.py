@@ -2,18 +2,44 @@
 
 Nothing here depends on the number of workers, and the global batch is sliced before ranks stride over it, so the same
 batches come on one process and on eight, and a run that was interrupted at sample n goes on with sample n.
+
+Samples that lie in shards are not permuted freely once they are many: shards come in random order, and samples are mixed
+with those of the shards that come next to their own, so that what is read lies together.
 """
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+WINDOW = 1 << 16  # samples that are mixed, at least; webdataset's usual buffers hold some thousands
 
 
 def permutation(seed: int, epoch: int, num_samples: int) -> torch.Tensor:
     """The order of one epoch, shape (num_samples,); a pure function of its arguments."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(num_samples, generator=generator)
+
+
+def permutation_of_shards(seed: int, epoch: int, shard: np.ndarray, window: int = WINDOW) -> torch.Tensor:
+    """The order of one epoch, shape (num_samples,), a pure function of its arguments.
+
+    Args:
+        shard: (num_samples,) in which one each sample lies.
+        window: whole shards, in random order, are put together until they have that many samples, and these are shuffled.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    by_shard = torch.from_numpy(np.argsort(shard, kind="stable"))
+    members = by_shard.split(np.unique(shard, return_counts=True)[1].tolist())
+    windows, together, size = [], [], 0
+    for place, number in enumerate(torch.randperm(len(members), generator=generator).tolist(), 1):
+        together.append(members[number])
+        size += len(members[number])
+        if size >= window or place == len(members):
+            windows.append(torch.cat(together)[torch.randperm(size, generator=generator)])
+            together, size = [], 0
+    return torch.cat(windows)
 
 
 class Order(Sampler[list[tuple[int, int]]]):
@@ -28,6 +54,7 @@ class Order(Sampler[list[tuple[int, int]]]):
         seed: of the permutations.
         first_batch: the batch to begin with; the number of batches seen so far when a run is resumed.
         rank, world_size: this process takes every world_size-th sample of each global batch.
+        shard: (num_samples,) in which shard each sample lies, where they do.
     """
 
     def __init__(
@@ -39,21 +66,28 @@ class Order(Sampler[list[tuple[int, int]]]):
         first_batch: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        shard: np.ndarray | None = None,
     ):
         self.num_samples, self.batch_size, self.num_batches = num_samples, batch_size, num_batches
         self.seed, self.first_batch, self.rank, self.world_size = seed, first_batch, rank, world_size
+        self.shard = shard if num_samples > WINDOW else None
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        cached_epoch, order = -1, []
+        cached_epoch, order = -1, np.empty(0, int)
         for batch in range(self.first_batch, self.num_batches):
             first = batch * self.batch_size
             pairs = []
             for position in range(first + self.rank, first + self.batch_size, self.world_size):
                 epoch, offset = divmod(position, self.num_samples)
                 if epoch != cached_epoch:
-                    cached_epoch, order = epoch, permutation(self.seed, epoch, self.num_samples).tolist()
-                pairs.append((epoch, order[offset]))
+                    cached_epoch, order = epoch, self._permutation(epoch)
+                pairs.append((epoch, int(order[offset])))
             yield pairs
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self.shard is None:
+            return permutation(self.seed, epoch, self.num_samples).numpy()
+        return permutation_of_shards(self.seed, epoch, self.shard).numpy()

@@ -1,9 +1,10 @@
 """Sentences and pairs of sentences as padded rows of ids.
 
-Shapes: B rows, L tokens of the longest of them (a multiple of 8, at most `max_length`).
+Shapes: B rows, T texts a row (one or two), L tokens of the longest row (a multiple of 8, at most `max_length`).
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,54 +40,96 @@ class Texts:
         return Texts([self.texts[i] for i in indices], self.labels[indices])
 
 
-class Rows(Dataset):
-    """Tokenised texts; a list of (epoch, index) -> one padded batch; without state.
+class RowMaker:
+    """Texts, or their ids, -> padded rows.
 
-    A row is: start, first text, end, and for pairs second text, end; of start and end what the vocabulary has.
+    A row is: start, first text, end, and for pairs second text, end; of start and end what the vocabulary has. Texts that
+    are too long are cut, the end token stays.
+
+    Args:
+        max_length: of a row, start and end included.
+        fixed_length: fill all rows up to `max_length`, so that batches have one shape.
     """
 
+    def __init__(self, vocabulary: Vocabulary, max_length: int, fixed_length: bool = False):
+        self.vocabulary, self.max_length, self.fixed_length = vocabulary, max_length, fixed_length
+        self._tokenizing: FastTokenizing | None = None
+
+    def tokenise(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids of all texts one after the other, how many each has)."""
+        if self._tokenizing is None:
+            self._tokenizing = FastTokenizing(self.vocabulary.tokenizer)
+        return self._tokenizing([clean(text, Counter())[0] for text in texts])
+
+    def __call__(self, texts: list[str]) -> dict[str, Tensor]:
+        """{"ids": (B, L) int64, "present": (B, L) bool}, one text a row."""
+        ids, lengths = self.tokenise(texts)
+        return self.rows(ids, lengths[:, None])
+
+    def rows(self, ids: np.ndarray, lengths_BT: np.ndarray) -> dict[str, Tensor]:
+        """As above, and for pairs "segment": (B, L) int64, 0 for the first text, 1 for the second.
+
+        Args:
+            ids: of all texts one after the other, those of a row together.
+            lengths_BT: how many each of a row's T texts has.
+        """
+        num, per_row = lengths_BT.shape
+        start, end = self.vocabulary.start, self.vocabulary.end
+        room = self.max_length - (start is not None) - (end is not None) * per_row
+        kept_BT = np.array([truncated(lengths, room) for lengths in lengths_BT.tolist()], np.int64).reshape(num, per_row)
+        ends_BT = (start is not None) + np.cumsum(kept_BT + (end is not None), 1)
+        longest = int(ends_BT[:, -1].max(initial=1))
+        length = self.max_length if self.fixed_length else min(self.max_length, -(-longest // ROUND) * ROUND)
+        rows_BL = np.full((num, length), self.vocabulary.pad, np.int64)
+        if start is not None:
+            rows_BL[:, 0] = start
+        place = np.arange(length)
+        number, within = np.repeat(np.arange(lengths_BT.size), lengths_BT.ravel()), _counted(lengths_BT.ravel())
+        for text in range(per_row):
+            kept, after = kept_BT[:, text, None], ends_BT[:, text, None] - (end is not None)
+            taken = (number % per_row == text) & (within < kept_BT.ravel()[number])
+            rows_BL[(place >= after - kept) & (place < after)] = ids[taken]
+            if end is not None:
+                rows_BL[np.arange(num), after[:, 0]] = end
+        present = place < ends_BT[:, -1:]
+        batch = {"ids": rows_BL, "present": present}
+        if per_row == 2:
+            batch["segment"] = (present & (place >= ends_BT[:, :1])).astype(np.int64)
+        return {key: torch.from_numpy(value) for key, value in batch.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tokenizing": None}  # each data worker makes its own
+
+
+class Rows(Dataset):
+    """Tokenised texts; a list of (epoch, index) -> one padded batch; without state."""
+
     def __init__(self, texts: Texts, vocabulary: Vocabulary, max_length: int):
-        self.labels, self.max_length = texts.labels, max_length
-        self.pad, self.start, self.end = vocabulary.pad, vocabulary.start, vocabulary.end
+        self.labels, self.maker = texts.labels, RowMaker(vocabulary, max_length)
         self.per_row = len(texts.texts[0]) if texts.num else 1
-        cleaned = [clean(string, Counter())[0] for strings in texts.texts for string in strings]
-        self.ids, lengths = FastTokenizing(vocabulary.tokenizer)(cleaned)
-        self.ends = np.concatenate(([0], np.cumsum(lengths)))
-        self.lengths = lengths.reshape(-1, self.per_row).sum(1) if texts.num else lengths
+        self.ids, lengths = self.maker.tokenise(string for strings in texts.texts for string in strings)
+        self.lengths_NT = lengths.reshape(-1, self.per_row)
+        self.lengths = self.lengths_NT.sum(1)
+        self.ends = np.concatenate(([0], np.cumsum(self.lengths)))
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def row(self, index: int) -> tuple[np.ndarray, int]:
-        """(ids of one row, how many of them belong to the first text with its start and end)."""
-        strings = range(index * self.per_row, (index + 1) * self.per_row)
-        parts = [self.ids[self.ends[string] : self.ends[string + 1]] for string in strings]
-        room = self.max_length - (self.start is not None) - (self.end is not None) * self.per_row
-        kept = truncated([len(part) for part in parts], room)
-        start = [] if self.start is None else [self.start]
-        end = [] if self.end is None else [self.end]
-        parts = [np.concatenate((part[:length], end)) for part, length in zip(parts, kept, strict=True)]
-        return np.concatenate((start, *parts)), len(start) + len(parts[0])
 
     def __getitems__(self, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
         """{"ids": (B, L) int64, "present": (B, L) bool, "label", "epoch", "index": (B,), "corrupt": 0}.
 
         For pairs also "segment": (B, L) int64, 0 for the first text, 1 for the second.
         """
-        rows = [self.row(index) for _, index in pairs]
-        longest = max((len(ids) for ids, _ in rows), default=0)
-        length = min(self.max_length, -(-max(1, longest) // ROUND) * ROUND)
-        ids = np.full((len(rows), length), self.pad, np.int64)
-        for line, (row, _) in zip(ids, rows, strict=True):
-            line[: len(row)] = row
-        place = np.arange(length)
-        present = place < np.array([len(row) for row, _ in rows])[:, None]
         epoch, index = np.array(pairs, np.int64).reshape(-1, 2).T
-        batch: dict[str, Any] = {"ids": ids, "present": present, "label": self.labels[index]}
-        if self.per_row == 2:
-            batch["segment"] = (present & (place >= np.array([first for _, first in rows])[:, None])).astype(np.int64)
-        batch |= {"epoch": epoch.copy(), "index": index.copy()}
-        return {key: torch.from_numpy(value) for key, value in batch.items()} | {"corrupt": torch.tensor(0)}
+        ids = [self.ids[self.ends[row] : self.ends[row + 1]] for row in index]
+        batch = self.maker.rows(np.concatenate(ids or [self.ids[:0]]), self.lengths_NT[index])
+        facts = {"label": self.labels[index], "epoch": epoch.copy(), "index": index.copy()}
+        return batch | {key: torch.from_numpy(value) for key, value in facts.items()} | {"corrupt": torch.tensor(0)}
+
+
+def _counted(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ... within each stretch of these lengths."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def truncated(lengths: list[int], room: int) -> list[int]:

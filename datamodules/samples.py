@@ -6,6 +6,7 @@ Shapes: B samples, V views, C channels, H = W image size.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -27,23 +28,28 @@ class Pictures:
         load: index -> picture as it is stored; picklable; raises on a corrupt file.
         labels: (num,) class numbers, or None.
         num: how many there are.
+        shard: (num,) in which shard each lies; None where any order is as fast to read.
     """
 
     load: Callable[[int], Image]
     num: int
     labels: np.ndarray | None = None
+    shard: np.ndarray | None = None
 
     def subset(self, indices: np.ndarray) -> "Pictures":
         labels = None if self.labels is None else self.labels[indices]
-        return Pictures(_Reindexed(self.load, indices), len(indices), labels)
+        shard = None if self.shard is None else self.shard[indices]
+        return Pictures(Reindexed(self.load, indices), len(indices), labels, shard)
 
 
 @dataclass(frozen=True)
-class _Reindexed:
-    load: Callable[[int], Image]
+class Reindexed:
+    """Some of what `load` gives, renumbered."""
+
+    load: Callable[[int], Any]
     indices: np.ndarray
 
-    def __call__(self, index: int) -> Image:
+    def __call__(self, index: int) -> Any:
         return self.load(int(self.indices[index]))
 
 
@@ -55,7 +61,7 @@ class EvaluationView:
 
     def __call__(self, pictures: list[Image], seed: int, epoch: Tensor, index: Tensor) -> Tensor:
         """(B, 1, C, size, size) uint8."""
-        return torch.stack([pixels(self._centre(picture)) for picture in pictures])[:, None]
+        return pixels([self._centre(picture) for picture in pictures])[:, None]
 
     def _centre(self, picture: Image) -> Image:
         side = min(picture.size)
@@ -71,32 +77,41 @@ class Samples(Dataset):
     Args:
         pictures: one split.
         channels: 3, or 1.
-        view: (pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8.
+        view: (pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8, or several of them by name.
         seed: of the run, for the view.
         substitute: in training, a corrupt picture is replaced by the next readable one, so that batches keep their size;
             in evaluation it is left out.
     """
 
-    def __init__(self, pictures: Pictures, channels: int, view: Callable[..., Tensor], seed: int, substitute: bool):
+    def __init__(
+        self, pictures: Pictures, channels: int, view: Callable[..., Tensor | dict[str, Tensor]], seed: int, substitute: bool
+    ):
         self.pictures, self.channels, self.view = pictures, channels, view
         self.seed, self.substitute = seed, substitute
         self.reported: set[int] = set()
 
     def __getitems__(self, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
         """{"views": (B, V, C, H, W) uint8, "label", "epoch", "index": (B,), "corrupt": how many were replaced}."""
+        return self.read(pairs)[0]
+
+    def read(self, pairs: list[tuple[int, int]]) -> tuple[dict[str, Tensor], list[int]]:
+        """(the batch, the number of the picture that each sample really shows)."""
         found = [(pair, self._read(pair[1])) for pair in pairs]
         found = [(pair, read) for pair, read in found if read is not None]
         epoch, index = torch.tensor([pair for pair, _ in found], dtype=torch.long).reshape(-1, 2).unbind(1)
         labels = self.pictures.labels
         label = [-1 if labels is None else int(labels[source]) for _, (source, _) in found]
         pictures = [picture for _, (_, picture) in found]
-        return {
-            "views": self.view(pictures, self.seed, epoch, index) if pictures else torch.empty(0, dtype=torch.uint8),
+        sources = [source for _, (source, _) in found]
+        views = self.view(pictures, self.seed, epoch, index) if pictures else torch.empty(0, dtype=torch.uint8)
+        batch = {
+            **(views if isinstance(views, dict) else {"views": views}),
             "label": torch.tensor(label, dtype=torch.long),
             "epoch": epoch,
             "index": index,
             "corrupt": torch.tensor(sum(source != pair[1] for pair, (source, _) in found)),
         }
+        return batch, sources
 
     def _read(self, index: int) -> tuple[int, Image] | None:
         num_attempts = min(100, self.pictures.num) if self.substitute else 1
@@ -115,10 +130,23 @@ class Samples(Dataset):
         return None
 
 
-def pixels(picture: Image) -> Tensor:
-    """(C, H, W) uint8."""
-    array = np.array(picture)
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+def usual_size(pictures: Pictures) -> int:
+    """The median shorter side of the first pictures, at most 224 px."""
+    sides = []
+    for index in range(min(32, pictures.num)):
+        try:
+            sides.append(min(pictures.load(index).size))
+        except Exception:  # what is wrong with it is said where it is needed
+            continue
+    if not sides:
+        raise BadInput("none of the first pictures can be read")
+    return min(224, int(np.median(sides)))
+
+
+def pixels(pictures: list[Image]) -> Tensor:
+    """(B, C, H, W) uint8, from pictures of one size."""
+    stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
 
 
 def to_channels(picture: Image, channels: int) -> Image:
@@ -132,4 +160,5 @@ def to_channels(picture: Image, channels: int) -> Image:
     if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = PIL.Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
     picture.load()
-    return picture.convert("RGB" if channels == 3 else "L")
+    mode = "RGB" if channels == 3 else "L"
+    return picture if picture.mode == mode else picture.convert(mode)

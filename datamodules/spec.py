@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # image data need no tokenizer library
+    import numpy as np
+
     from datamodules.vocabulary import Vocabulary
 
 
@@ -23,6 +25,7 @@ class DataSpec:
         block_length: tokens a row of the text that is pre-trained on.
         vocabulary: of text; what the ids in its batches mean.
         bytes_per_token: UTF-8 bytes of the validation text for each of its tokens, for bits per byte.
+        token_counts: (ids of the tokenizer,) how often each occurs in running training text; None for other data.
         selection: the metric on which choices are made and that a task reports first: "accuracy", "matthews" or "spearman".
     """
 
@@ -36,6 +39,7 @@ class DataSpec:
     vocabulary: Vocabulary | None = None
     bytes_per_token: float = 0.0
     selection: str = "accuracy"
+    token_counts: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def num_classes(self) -> int:

@@ -1,4 +1,4 @@
-"""Labelled rows in files: .tsv (no quoting), .csv and .jsonl, with a header or given column names."""
+"""Rows in files: .tsv (no quoting) and .csv with a header or given column names, .jsonl and .parquet."""
 
 import csv
 import io
@@ -6,14 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from datamodules.text_sources import MALFORMED, decode
+from datamodules.text_sources import MALFORMED, decode, parquet_file
 from errors import BadInput
 
-SUFFIXES = (".tsv", ".csv", ".jsonl")
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
 Row = dict[str, object]
 
 
-def read_table(raw: bytes, suffix: str, problems: Counter, header: list[str] | None = None) -> list[Row]:
+def read_table(
+    raw: bytes, suffix: str, problems: Counter, header: list[str] | None = None, name: str = "the table"
+) -> list[Row]:
     """Rows as column -> value; those with too few or too many fields are counted and left out.
 
     Args:
@@ -21,7 +23,11 @@ def read_table(raw: bytes, suffix: str, problems: Counter, header: list[str] | N
         suffix: one of SUFFIXES.
         problems: counted into.
         header: column names where the file does not begin with them.
+        name: of the file, for messages.
     """
+    if suffix == ".parquet":
+        with parquet_file(io.BytesIO(raw), name) as table:
+            return table.read().to_pylist()
     text = decode(raw, problems).removeprefix("\ufeff")
     if suffix == ".jsonl":
         return list(_objects(text, problems))

@@ -9,7 +9,7 @@ Shapes: B blocks, L tokens a block.
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.blocks import Blocks
 from datamodules.corpus import Corpus, Document
@@ -95,6 +95,7 @@ class TextData:
             block_length=block_length,
             vocabulary=vocabulary,
             bytes_per_token=validation.num_bytes / validation.num_tokens,
+            token_counts=tokens.streams["train"].token_counts,
         )
 
     def _check_length(self, name: str, block_length: int) -> None:
@@ -111,7 +112,7 @@ class TextData:
 
     def train_loader(
         self,
-        view: None,
+        view: Callable[[Blocks, int], Dataset] | None,
         seed: int,
         num_batches: int,
         first_batch: int = 0,
@@ -120,10 +121,13 @@ class TextData:
         world_size: int = 1,
         batch_size: int | None = None,
     ) -> DataLoader:
-        """Training batches in their order, as `Blocks` makes them. No `view`: what to hide is drawn on the device."""
+        """Training batches in their order, as `Blocks` makes them: what to hide is drawn on the device.
+
+        A `view` makes other samples of the blocks, as many: (blocks, seed) -> samples.
+        """
         blocks = self.splits["train"]
         order = Order(blocks.num, batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size)
-        return ordered_loader(blocks, order, workers)
+        return ordered_loader(blocks if view is None else view(blocks, seed), order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         """Each block of a split once, in order. `limit` takes that many blocks, evenly spaced."""

@@ -1,4 +1,4 @@
-"""Labelled texts of one's own: .tsv, .csv or .jsonl files, single sentences or pairs."""
+"""Labelled texts of one's own: .tsv, .csv, .jsonl or .parquet files, single sentences or pairs."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from datamodules.classes import class_order
 from datamodules.tables import SUFFIXES, Row, check_columns, read_table
 from datamodules.text_task import Texts, TextTask
 from errors import BadInput, nearest
@@ -22,7 +23,7 @@ class TextClassification(TextTask):
     """A task in files.
 
     Args:
-        root: a folder or .zip with train, and where there are some val and test, .tsv, .csv or .jsonl; or one such file.
+        root: a folder or .zip with train, and where there are some val and test, of one of the `SUFFIXES`; or one such file.
         task: the folder in `root` that holds them, where there are several.
         text, text_pair, label: names of the columns; `text_pair` None for single sentences.
     Other arguments as in `TextTask`; `selection: spearman` makes the labels numbers.
@@ -49,7 +50,7 @@ class TextClassification(TextTask):
         columns = [text, text_pair] if text_pair else [text]
         rows = {}
         for split, (name, raw) in _files(root, task).items():
-            found = read_table(raw, PurePosixPath(name).suffix.lower(), problems)
+            found = read_table(raw, PurePosixPath(name).suffix.lower(), problems, name=name)
             check_columns(found, [*columns, label], name)
             rows[split] = found
         name = task or Path(root).stem
@@ -85,7 +86,7 @@ def labelled(
         if not kept[split]:
             raise BadInput(f"'{name}' has no complete rows in its split '{split}'")
     if class_names is None:
-        class_names = [] if regression else _sorted({value for _, value in kept["train"]})
+        class_names = [] if regression else class_order({value for _, value in kept["train"]})
     number = {value: i for i, value in enumerate(class_names)}
     splits = {}
     for split, pairs in kept.items():
@@ -102,11 +103,6 @@ def labelled(
 def _plain(label: object) -> str:
     """As text: '' for a missing one."""
     return "" if label is None else str(label).strip()
-
-
-def _sorted(labels: set[str]) -> list[str]:
-    numbers = all(label.lstrip("-").isdigit() for label in labels)
-    return sorted(labels, key=int) if numbers else sorted(labels)
 
 
 def _files(root: str, task: str | None) -> dict[str, tuple[str, bytes]]:
@@ -136,7 +132,7 @@ def _chosen(names: list[str], root: str, task: str | None) -> dict[str, str]:
             by_folder.setdefault(path.parent.as_posix(), {})[split] = name
     folders = {folder: splits for folder, splits in by_folder.items() if "train" in splits}
     if not folders:
-        raise BadInput(f"datamodule.root='{root}' holds no train.tsv, train.csv or train.jsonl")
+        raise BadInput(f"datamodule.root='{root}' holds no train.tsv, train.csv, train.jsonl or train.parquet")
     if task is not None:
         folders = {folder: splits for folder, splits in folders.items() if PurePosixPath(folder).name == task} or folders
     if len(folders) > 1 or (task is not None and PurePosixPath(next(iter(folders))).name not in (task, "")):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from datamodules.corpus import INVALID, PIECE, Document
 from errors import BadInput
@@ -185,13 +185,7 @@ def _jsonl(source: Source, stream: BinaryIO, column: str, problems: Counter) -> 
 
 
 def _parquet(source: Source, stream: BinaryIO, column: str, problems: Counter) -> Iterator[Document]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BadInput(f"'{source.name}' needs the package pyarrow: pip install \"headstart[text]\"") from error
-    try:
-        table = pyarrow.parquet.ParquetFile(stream if stream.seekable() else io.BytesIO(stream.read()))
+    with parquet_file(stream, source.name) as table:
         if column not in table.schema_arrow.names:
             raise _no_column(source, column, table.schema_arrow.names)
         for rows in table.iter_batches(batch_size=256, columns=[column]):
@@ -200,8 +194,20 @@ def _parquet(source: Source, stream: BinaryIO, column: str, problems: Counter) -
                     yield Document([text])
                 else:
                     problems[WITHOUT_TEXT] += 1
+
+
+@contextmanager
+def parquet_file(stream: BinaryIO, name: str) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`; what is wrong with it while it is open becomes one line that names it."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise BadInput(f"'{name}' needs the package pyarrow: pip install \"headstart[text]\"") from error
+    try:
+        yield pyarrow.parquet.ParquetFile(stream if stream.seekable() else io.BytesIO(stream.read()))
     except pyarrow.ArrowException as error:
-        raise BadInput(f"'{source.name}' is not a readable parquet file: {' '.join(str(error).split())}") from error
+        raise BadInput(f"'{name}' is not a readable parquet file: {' '.join(str(error).split())}") from error
 
 
 def _no_column(source: Source, column: str, columns: object) -> BadInput:

@@ -98,6 +98,8 @@ class TextTask(Labelled):
         batch_size: int | None = None,
     ) -> DataLoader:
         """Training batches in their order, as `Rows` makes them; texts have no `view`."""
+        if view is not None:
+            raise BadInput(f"the objective makes its samples of running text, but '{self.spec.name}' is a labelled task")
         rows = self._of("train")
         order = Order(len(rows), batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size)
         return ordered_loader(rows, order, workers)

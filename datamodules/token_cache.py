@@ -27,7 +27,7 @@ from datamodules.encode import FastTokenizing
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput
 
-FORMAT = 1  # another number makes anew what is in the cache
+FORMAT = 2  # another number makes anew what is in the cache
 BATCH = 1 << 20  # bytes of text that are tokenised together
 
 
@@ -65,6 +65,11 @@ class Stream:
     def document_bytes(self) -> np.ndarray:
         """(documents,) int64: UTF-8 bytes of each one's text."""
         return np.load(Path(self.folder) / f"{self.split}.bytes.npy", mmap_mode="r" if self.num_tokens else None)
+
+    @cached_property
+    def token_counts(self) -> np.ndarray:
+        """(ids of the tokenizer,) int64: how often each occurs."""
+        return np.load(Path(self.folder) / f"{self.split}.counts.npy")
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in ("folder", "split", "dtype", "num_tokens", "num_bytes")}
@@ -110,7 +115,7 @@ def open_tokens(corpus: Corpus, vocabulary: Vocabulary, cache: str | None = None
 def _make(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
     dtype = "uint16" if len(vocabulary.tokenizer) <= 1 << 16 else "uint32"
     encoder = FastTokenizing(vocabulary.tokenizer)
-    writers = {split: _Writer(folder, split, encoder, vocabulary.end, dtype) for split in SPLITS}
+    writers = {split: _Writer(folder, split, encoder, vocabulary, dtype) for split in SPLITS}
     total = int(corpus.survey.num_bytes.sum())
     for split, text, size, ends in _watched(corpus.parts(), f"tokenising {corpus.name}", total):
         writers[split].add(text, size, ends)
@@ -125,11 +130,12 @@ def _make(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
 class _Writer:
     """Appends texts to the files of one split, a batch at a time."""
 
-    def __init__(self, folder: Path, split: str, encoder: FastTokenizing, end: int | None, dtype: str):
-        self.folder, self.split, self.encoder, self.end, self.dtype = folder, split, encoder, end, dtype
+    def __init__(self, folder: Path, split: str, encoder: FastTokenizing, vocabulary: Vocabulary, dtype: str):
+        self.folder, self.split, self.encoder, self.end, self.dtype = folder, split, encoder, vocabulary.end, dtype
         self.file = open(folder / f"{split}.tokens", "wb")  # noqa: SIM115 (closed in `close`)
         self.texts, self.sizes, self.ends, self.waiting = [], [], [], 0
         self.document_ends, self.document_bytes = array("q"), array("q")
+        self.token_counts = np.zeros(len(vocabulary.tokenizer), np.int64)
         self.num_tokens = self.num_bytes = self.begun_bytes = 0
 
     def add(self, text: str, size: int, ends: bool) -> None:
@@ -148,6 +154,7 @@ class _Writer:
             ids = np.insert(ids, after, self.end)
             after = after + np.arange(1, len(after) + 1)
         ids.astype(self.dtype).tofile(self.file)
+        self.token_counts += np.bincount(ids, minlength=len(self.token_counts))
         self.document_ends.extend((self.num_tokens + after).tolist())
         read = self.begun_bytes + np.cumsum(self.sizes)
         self.document_bytes.extend(np.diff(read[ends], prepend=0).tolist())
@@ -162,6 +169,7 @@ class _Writer:
         self.file.close()
         np.save(self.folder / f"{self.split}.ends.npy", np.asarray(self.document_ends, np.int64))
         np.save(self.folder / f"{self.split}.bytes.npy", np.asarray(self.document_bytes, np.int64))
+        np.save(self.folder / f"{self.split}.counts.npy", self.token_counts)
         return {"num_tokens": self.num_tokens, "num_bytes": self.num_bytes}
 
 

@@ -70,8 +70,9 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
         BadInput: there is none, or it is one of those that are not fast.
     """
     place = Path(path).expanduser()
-    if (place / "encoder").is_dir():
-        place = place / "encoder"
+    for name in ("encoder", "text_encoder"):
+        if (place / name).is_dir():
+            place = place / name
     if place.is_dir() and (place / "tokenizer.json").exists() and not (place / "tokenizer_config.json").exists():
         place = place / "tokenizer.json"
     if place.is_file():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -48,6 +49,16 @@ class Vocabulary:
     def end(self) -> int | None:
         """[SEP] or </s>: ends a document or a sentence."""
         return first_set(self.tokenizer.sep_token_id, self.tokenizer.eos_token_id)
+
+    def recipe(self) -> dict[str, Any]:
+        """What is needed to build it again, in plain containers: a tokenizer.json, the roles of special tokens, sentinels."""
+        return {
+            "num_sentinels": self.num_sentinels,
+            "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+            "special_tokens": {
+                name: str(token) for name, token in self.tokenizer.special_tokens_map.items() if isinstance(token, str)
+            },
+        }
 
     @property
     def sentinels(self) -> list[int]:

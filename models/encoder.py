@@ -32,6 +32,8 @@ class Encoder(nn.Module):
         width: D, of tokens and of the pooled vector.
         pretrained: whether the weights came from somewhere; objectives then leave their initialisation alone.
         drops_patches: whether `keep` works, that is, whether patches can be left out before the blocks.
+        attention: what else a token of a text sees: everything ("bidirectional"), what comes before it ("causal"), nothing
+            ("none"), or one half of its vector what comes before and the other what follows ("directions").
         causal: whether tokens see only those before them.
         num_tokens: that attention compares on inputs of the size that the encoder was built for; 0 without attention.
         num_patches: N of a picture of the size that the encoder was built for.
@@ -39,6 +41,7 @@ class Encoder(nn.Module):
     """
 
     modality: ClassVar[str]
+    attention: str | None = None
     width: int
     pretrained: bool = False
     drops_patches: bool = False
@@ -60,6 +63,10 @@ class Encoder(nn.Module):
         """Stochastic depth of the blocks, `rate` at the last one; for fine-tuning."""
         raise NotImplementedError
 
+    def takes(self, image_size: int) -> bool:
+        """Whether pictures of this side can be read too, not only of the one that the encoder was built for."""
+        return False
+
     def inputs(self, batch: dict[str, Tensor]) -> Any:
         """From a batch of a data set (the first view of pictures, or tokens) to what `forward` expects."""
         raise NotImplementedError
@@ -69,7 +76,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def readouts(self, inputs: Any) -> dict[str, Tensor]:
-        """Vectors (B, D) by name among which a frozen probe may choose, the encoder's own pooling first."""
+        """Vectors (B, any width) by name among which a frozen probe may choose, the encoder's own pooling first."""
         return {"pooled": self(inputs).pooled}
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

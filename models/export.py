@@ -1,7 +1,9 @@
-"""An encoder as files that need nothing of this project.
+"""An encoder, or a pair of them, as files that need nothing of this project.
 
-Images: `encoder.safetensors` in timm's key names. Text: a Hugging Face folder `encoder/` with weights, configuration and
-tokenizer. Beside both stands `encoder.json`, the recipe by which `load_encoder` builds it again.
+Images: `encoder.safetensors` in timm's key names. Text: a folder `encoder/` with weights and tokenizer, a Hugging Face one
+with its configuration where the network is of transformers. Beside both stands `encoder.json`, the recipe by which
+`load_encoder` builds it again. The encoders of a pair are called `image_encoder` and `text_encoder`; what joins them is
+`pair.safetensors` with `pair.json`.
 """
 
 import json
@@ -15,56 +17,76 @@ from safetensors.torch import load_file, save_file
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
+from models.pair import Pair, PairHead
 from models.timm_encoder import TimmEncoder
 from models.weights import load_strictly
 
 FORMAT = 1
-IN_FOLDER = ("config", "tokenizer")  # parts of a text encoder's recipe that the Hugging Face folder holds already
+IN_FOLDER = ("config", "tokenizer")  # parts of a text encoder's recipe that the folder holds already
 
 
-def save_encoder(encoder: Encoder, folder: Path) -> Path:
-    """Write the encoder and, last, `encoder.json`; each appears whole or not at all. Returns where the weights are."""
+def save_encoder(encoder: Encoder | PairHead, folder: Path, name: str = "encoder") -> Path:
+    """Write the encoder and, last, `<name>.json`; each appears whole or not at all. Returns where the weights are."""
     weights, recipe = encoder.exported()
-    if recipe["library"] == "transformers":
+    if encoder.modality == "text":
         from transformers.utils.logging import disable_progress_bar
 
-        part, written = folder / "encoder.part", folder / "encoder"
+        part, written = folder / f"{name}.part", folder / name
         shutil.rmtree(part, ignore_errors=True)
         disable_progress_bar()
-        encoder.net.save_pretrained(part)
+        if recipe["library"] == "transformers":
+            encoder.net.save_pretrained(part)
+        else:
+            part.mkdir()
+            save_file(weights, part / "model.safetensors")
         encoder.vocabulary.tokenizer.save_pretrained(part)
         shutil.rmtree(written, ignore_errors=True)
-        recipe = {name: value for name, value in recipe.items() if name not in IN_FOLDER}
+        recipe = {key: value for key, value in recipe.items() if key not in IN_FOLDER}
     else:
-        part, written = folder / "encoder.safetensors.part", folder / "encoder.safetensors"
+        part, written = folder / f"{name}.safetensors.part", folder / f"{name}.safetensors"
         save_file(weights, part)
     os.replace(part, written)
-    (folder / "encoder.json.part").write_text(json.dumps({"format": FORMAT} | recipe, indent=2) + "\n")
-    os.replace(folder / "encoder.json.part", folder / "encoder.json")
+    (folder / f"{name}.json.part").write_text(json.dumps({"format": FORMAT} | recipe, indent=2) + "\n")
+    os.replace(folder / f"{name}.json.part", folder / f"{name}.json")
     return written
 
 
-def load_encoder(folder: str | Path) -> Encoder:
+def load_encoder(folder: str | Path, name: str = "encoder") -> Encoder:
     """The encoder that `save_encoder` wrote into `folder`.
 
     Raises:
         BadInput: files are missing, unreadable, of a newer format, or do not belong together.
     """
-    folder = Path(folder)
+    return build_encoder(*_read(Path(folder), name))
+
+
+def load_pair(folder: str | Path) -> Pair:
+    """Both encoders of an image-text run, and what joins them, in eval mode.
+
+    Raises:
+        BadInput: as `load_encoder`.
+    """
+    parts = {name: _read(Path(folder), name) for name in ("image_encoder", "text_encoder", "pair")}
+    return build_pair(parts).eval()
+
+
+def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(recipe, weights) as `save_encoder` wrote them."""
     try:
-        recipe = json.loads(_file(folder / "encoder.json").read_text())
-        if recipe.get("library") == "transformers":
-            inside = folder / "encoder"
-            recipe["config"] = json.loads(_file(inside / "config.json").read_text())
+        recipe = json.loads(_file(folder / f"{name}.json").read_text())
+        if recipe.get("library") != "timm" and name != "pair":
+            inside = folder / name
+            if recipe["library"] == "transformers":
+                recipe["config"] = json.loads(_file(inside / "config.json").read_text())
             recipe["tokenizer"] = _file(inside / "tokenizer.json").read_text()
             weights = load_file(_file(inside / "model.safetensors"))
         else:
-            weights = load_file(_file(folder / "encoder.safetensors"))
+            weights = load_file(_file(folder / f"{name}.safetensors"))
     except BadInput:
         raise
     except Exception as error:  # cut or foreign files: json and safetensors have several error types
-        raise BadInput(f"the encoder in '{folder}' cannot be read: {' '.join(str(error).split())[:200]}") from error
-    return build_encoder(recipe, weights)
+        raise BadInput(f"the {name} in '{folder}' cannot be read: {' '.join(str(error).split())[:200]}") from error
+    return recipe, weights
 
 
 def _file(path: Path) -> Path:
@@ -75,12 +97,27 @@ def _file(path: Path) -> Path:
 
 def build_encoder(recipe: dict[str, Any], weights: dict[str, Any]) -> Encoder:
     """An encoder from its recipe (what `Encoder.exported` gave) and its weights."""
-    if recipe.get("format", FORMAT) > FORMAT:
-        raise BadInput(f"encoder.json has format {recipe['format']}, this version reads up to {FORMAT}")
-    encoder = _text(recipe) if recipe["library"] == "transformers" else _image(recipe)
+    _check_format(recipe)
+    encoder = _image(recipe) if recipe["library"] == "timm" else _text(recipe)
     load_strictly(encoder.net, weights, f"model '{recipe['name']}'")
     encoder.pretrained = True
     return encoder
+
+
+def build_pair(parts: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> Pair:
+    """A pair from the (recipe, weights) of its parts: "image_encoder", "text_encoder" and "pair"."""
+    recipe, weights = parts["pair"]
+    _check_format(recipe)
+    bias = 0.0 if recipe["sigmoid"] else None
+    shape = (recipe[name] for name in ("image_width", "text_width", "embedding_width", "text_pool"))
+    head = PairHead(*shape, logit_bias=bias)
+    load_strictly(head, weights, "the pair")
+    return Pair(build_encoder(*parts["image_encoder"]), build_encoder(*parts["text_encoder"]), head)
+
+
+def _check_format(recipe: dict[str, Any]) -> None:
+    if recipe.get("format", FORMAT) > FORMAT:
+        raise BadInput(f"'{recipe.get('name')}' was exported in format {recipe['format']}, this version reads up to {FORMAT}")
 
 
 def _image(recipe: dict[str, Any]) -> TimmEncoder:
@@ -101,7 +138,9 @@ def _text(recipe: dict[str, Any]) -> Encoder:
     from transformers import PreTrainedTokenizerFast
 
     from datamodules.vocabulary import Vocabulary
+    from models.bilstm import BiLSTM
     from models.text_encoder import TextEncoder
+    from models.word_vectors import WordVectors
 
     try:
         pieces = Tokenizer.from_str(recipe["tokenizer"])
@@ -110,4 +149,6 @@ def _text(recipe: dict[str, Any]) -> Encoder:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, **recipe["special_tokens"])
     vocabulary = Vocabulary(tokenizer, recipe["num_sentinels"])
     spec = DataSpec("exported", "text", 0, block_length=recipe["block_length"], vocabulary=vocabulary)
-    return TextEncoder(spec, config=recipe["config"], pool=recipe["pool"])
+    if recipe["library"] == "transformers":
+        return TextEncoder(spec, config=recipe["config"], pool=recipe["pool"])
+    return {"bilstm": BiLSTM, "word_vectors": WordVectors}[recipe["name"]](spec, **recipe["arguments"])

@@ -14,7 +14,18 @@ from transformers import AutoConfig
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.encoder import Encoder, Features
-from models.text_nets import CAUSAL, ENCODER_DECODERS, NAMES, USUAL_NAMES, build_net, net_config, net_from_name, set_dropout
+from models.last_layer import allow_places, hidden_at
+from models.text_nets import (
+    CAUSAL,
+    ENCODER_DECODERS,
+    NAMES,
+    USUAL_NAMES,
+    build_net,
+    initialise_as_clip,
+    net_config,
+    net_from_name,
+    set_dropout,
+)
 
 UNLIMITED = 1_000_000  # positions of architectures that only know distances
 POOLS = ("mean", "first", "last")
@@ -52,10 +63,11 @@ class TextEncoder(Encoder):
         width, depth, heads, feedforward: of the blocks.
         pool: "mean" of the tokens, the "first" token, or the "last" one.
         dropout: of everything that has dropout.
+        initialisation: None is the architecture's own, "clip" that of CLIP's text tower; of fresh weights.
         settings: more of the architecture's own configuration.
 
     Raises:
-        BadInput: no such architecture, pool or model, or an embedding smaller than the vocabulary.
+        BadInput: no such architecture, pool, model or initialisation, or an embedding smaller than the vocabulary.
     """
 
     modality = "text"
@@ -73,11 +85,14 @@ class TextEncoder(Encoder):
         feedforward: int = 1024,
         pool: str = "mean",
         dropout: float = 0.0,
+        initialisation: str | None = None,
         settings: dict[str, Any] | None = None,
     ):
         super().__init__()
         if pool not in POOLS:
             raise BadInput(f"there is no model.pool '{pool}'; {nearest(pool, POOLS)}")
+        if initialisation not in (None, "clip"):
+            raise BadInput(f"there is no model.initialisation '{initialisation}'; choices: null, clip")
         self.pool, self.pretrained, self.name = pool, pretrained, name
         self.vocabulary, self.block_length = spec.vocabulary, spec.block_length
         if config is not None:
@@ -100,7 +115,11 @@ class TextEncoder(Encoder):
             )
         self.width, self.num_tokens = known.hidden_size, spec.block_length
         self.causal = known.model_type in CAUSAL
+        self.attention = "causal" if self.causal else "bidirectional"
+        allow_places(self.net)
         self.set_drop_path(dropout)
+        if initialisation is not None and not pretrained:
+            initialise_as_clip(self.net)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -132,6 +151,10 @@ class TextEncoder(Encoder):
             raise BadInput("text encoders cannot leave tokens out; the objective needs an image model")
         hidden_BLD = self.net(**self.arguments(inputs)).last_hidden_state
         return Features(hidden_BLD, self.pooled(hidden_BLD, inputs.present, self.pool), hidden_BLD[:, :0])
+
+    def at(self, inputs: TextInputs, place_BK: Tensor) -> Tensor:
+        """(B, K, D): what `forward` gives as tokens, at some places only, and cheaper for that."""
+        return hidden_at(self.net, self.arguments(inputs), place_BK)
 
     def readouts(self, inputs: TextInputs) -> dict[str, Tensor]:
         """Every layer and pooling as (B, D), the encoder's own choice first."""
@@ -169,7 +192,7 @@ class TextEncoder(Encoder):
         """The call in transformers' words."""
         arguments: dict[str, Any] = {"input_ids": inputs.ids}
         if inputs.attend is not None:
-            arguments["attention_mask"] = self._additive(inputs.attend)
+            arguments["attention_mask"] = self._additive(inputs.attend, inputs.positions)
         elif inputs.present is not None:
             arguments["attention_mask"] = inputs.present.long()
         if inputs.positions is not None and self.net.config.model_type not in ENCODER_DECODERS:  # T5's positions are relative
@@ -180,27 +203,22 @@ class TextEncoder(Encoder):
             arguments["use_cache"] = False
         return arguments
 
-    def _additive(self, attend_BLL: Tensor) -> Tensor | dict[str, Tensor]:
+    def _additive(self, attend_BLL: Tensor, positions_BL: Tensor | None) -> Tensor | dict[str, Tensor]:
         if self.net.config.model_type != "modernbert":
             return additive(attend_BLL)
-        place = torch.arange(attend_BLL.shape[1], device=attend_BLL.device)
-        near = (place[:, None] - place).abs() <= self.net.config.sliding_window
+        place = torch.arange(attend_BLL.shape[1], device=attend_BLL.device) if positions_BL is None else positions_BL
+        near = (place[..., :, None] - place[..., None, :]).abs() <= self.net.config.sliding_window
         return {"full_attention": additive(attend_BLL), "sliding_attention": additive(attend_BLL & near)}
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tokenizer = self.vocabulary.tokenizer
         recipe = {  # plain containers: checkpoints hold nothing else
             "library": "transformers",
             "name": self.name or self.net.config.model_type,
             "config": json.loads(self.net.config.to_json_string()),
             "pool": self.pool,
             "block_length": self.block_length,
-            "num_sentinels": self.vocabulary.num_sentinels,
             "width": self.width,
-            "tokenizer": tokenizer.backend_tokenizer.to_str(),
-            "special_tokens": {
-                name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
-            },
+            **self.vocabulary.recipe(),
         }
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}, recipe
 

@@ -3,6 +3,7 @@
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -16,6 +17,7 @@ from transformers import (
 
 from datamodules.spec import DataSpec
 from errors import BadInput
+from models.last_layer import allow_places
 
 if TYPE_CHECKING:
     from transformers.models.t5.modeling_t5 import T5Stack
@@ -75,7 +77,9 @@ def net_from_name(name: str | None, pretrained: bool) -> PreTrainedModel:
         BadInput: there is none, or it cannot be read.
     """
     if not name:
-        raise BadInput("model=hf needs model.name=<the folder or hub id of a Hugging Face model>")
+        raise BadInput(
+            "model=hf needs model.name=<the folder or hub id of a Hugging Face model>; text_model=hf text_settings.name"
+        )
     try:
         config = AutoConfig.from_pretrained(name)
         if not pretrained:
@@ -141,7 +145,31 @@ def make_generator(net: PreTrainedModel, width_ratio: float) -> ElectraModel:
         )
     )
     generator.embeddings = net.embeddings
+    allow_places(generator)
     return generator
+
+
+@torch.no_grad()
+def initialise_as_clip(net: PreTrainedModel) -> None:
+    """The initial weights of CLIP's text tower (openai/CLIP, model.py, `initialize_parameters`), W wide and N blocks deep.
+
+    Tokens N(0, 0.02), positions 0.01, attention W^-0.5, what returns to the residual stream W^-0.5 (2 N)^-0.5, and the first
+    layer of the feed-forward net (2 W)^-0.5.
+
+    Raises:
+        BadInput: the architecture is not GPT-2's, which CLIP's text tower has.
+    """
+    config = net.config
+    if config.model_type != "gpt2":
+        raise BadInput(f"model.initialisation=clip is known for the architecture gpt2 only, not for {config.model_type}")
+    attention = config.hidden_size**-0.5
+    returning = attention * (2 * config.num_hidden_layers) ** -0.5
+    stds = {net.wte: 0.02, net.wpe: 0.01}
+    for block in net.h:
+        stds |= {block.attn.c_attn: attention, block.attn.c_proj: returning}
+        stds |= {block.mlp.c_fc: (2 * config.hidden_size) ** -0.5, block.mlp.c_proj: returning}
+    for layer, std in stds.items():
+        nn.init.normal_(layer.weight, std=std)
 
 
 def set_dropout(net: nn.Module, rate: float) -> None:

@@ -102,6 +102,17 @@ class TimmEncoder(Encoder):
                     own = rate * i / max(1, len(self.blocks) - 1)
                     setattr(block, name, DropPath(own) if own > 0 else nn.Identity())
 
+    @torch.no_grad()
+    def takes(self, image_size: int) -> bool:
+        training = self.training
+        try:  # timm has no attribute that says so for every model
+            self.eval()(torch.zeros(1, len(self.mean), image_size, image_size, device=self.mean.device))
+        except (AssertionError, RuntimeError, ValueError):
+            return False
+        finally:
+            self.train(training)
+        return True
+
     @property
     def blocks(self) -> list[nn.Module]:
         if hasattr(self.net, "blocks"):
@@ -188,6 +199,7 @@ def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, depth: in
         if spec.image_size % patch_size:
             raise BadInput(f"model.patch_size={patch_size} does not divide the image size of {spec.image_size} px")
         arguments |= {"img_size": spec.image_size, "patch_size": patch_size, "global_pool": pool, "fc_norm": False}
+        arguments["dynamic_img_size"] = True  # positions are interpolated for views of another size
         arguments |= {"depth": depth} if depth else {}
     elif timm.get_pretrained_cfg(name).fixed_input_size:
         arguments["img_size"] = spec.image_size

@@ -36,10 +36,26 @@ def total_over_ranks(local: Tensor) -> Tensor:
     return _Total.apply(local)
 
 
+def mean_over_ranks(local: Tensor) -> Tensor:
+    """The mean over all ranks, without gradient; the tensor itself where nothing is distributed."""
+    local = local.detach()
+    if not (dist.is_available() and dist.is_initialized()):
+        return local
+    total = local.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 def first_own_row(local_rows: int) -> int:
     """Where this rank's rows begin among the gathered ones."""
     distributed = dist.is_available() and dist.is_initialized()
     return dist.get_rank() * local_rows if distributed else 0
+
+
+def need_two(num_candidates: int) -> None:
+    """Raise BadInput where there is nothing to be told apart."""
+    if num_candidates < 2:
+        raise BadInput("pairs are compared with the other pairs of their batch: datamodule.batch_size must be at least 2")
 
 
 class _Gather(torch.autograd.Function):

@@ -49,20 +49,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if bias_V is not None:
                     logits_CV += bias_V
                 used_C, class_C1 = target_C >= 0, target_C.clamp(min=0)[:, None]
-                correct += ((logits_CV.argmax(1) == target_C) & used_C).sum()
-                normaliser_C = logits_CV.logsumexp(1)
-                nats += ((normaliser_C - logits_CV.gather(1, class_C1)[:, 0]) * used_C).sum()
+                # every pass over the logits counts: one maximum, one exponential, one sum
+                highest_C, own_C = logits_CV.amax(1), logits_CV.gather(1, class_C1)[:, 0]
+                correct += ((own_C == highest_C) & used_C).sum()
+                exp_CV = logits_CV.sub_(highest_C[:, None]).exp_()
+                total_C = exp_CV.sum(1)
+                nats += ((total_C.log() + highest_C - own_C) * used_C).sum()
                 if not learns:
                     continue
-                grad_CV = logits_CV.sub_(normaliser_C[:, None]).exp_()  # the softmax
-                grad_CV.scatter_add_(1, class_C1, grad_CV.new_full(class_C1.shape, -1.0))
-                grad_CV *= used_C[:, None]
+                grad_CV = exp_CV.mul_((used_C / total_C)[:, None])  # the softmax, where there is a target
+                grad_CV.scatter_add_(1, class_C1, -used_C[:, None].to(grad_CV.dtype))
                 if bias_grad_V is not None:
                     bias_grad_V += grad_CV.sum(0)
                 grad_CV = grad_CV.to(weight_VD.dtype)
                 hidden_grad_ND[rows] = grad_CV @ weight_VD
                 if weight_VD.dtype == torch.float32:
-                    weight_grad_VD.addmm_(grad_CV.T, chunk_CD)
+                    torch.addmm(weight_grad_VD, grad_CV.T, chunk_CD, out=weight_grad_VD)  # FLOP counters do not know addmm_
                 else:
                     weight_grad_VD += grad_CV.T @ chunk_CD
         ctx.save_for_backward(hidden_grad_ND, weight_grad_VD, bias_grad_V)

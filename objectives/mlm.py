@@ -4,18 +4,22 @@ Noise:  15 % of the ordinary tokens of each row, drawn anew in every epoch.
 Input:  80 % of them [MASK], 10 % another ordinary token, 10 % left as they are.
 Target: the original token at the noisy places, and nowhere else.
 
+On request BERT's second task is learned beside it, whose loss is added: see next_sentence.py.
+
 Shapes: B rows, L tokens a row, K places for noisy tokens a row, D width.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
-from models.encoder import take
 from models.text_encoder import TextEncoder
 from objectives.draw import Draw
-from objectives.objective import Batch, Likelihood, Objective, Outcome
+from objectives.next_sentence import NextSentenceHead, SentencePairs
+from objectives.objective import Batch, Likelihood, Objective, Outcome, TextView
 from objectives.targets import mean_over_targets, share
 from objectives.text_tables import TextTables
 from objectives.token_head import TokenHead
@@ -36,6 +40,7 @@ class MaskedLanguageModel(Objective):
         faithful: "bert" or "roberta" does as the authors' code does where that differs from the above. BERT: the count includes
             [CLS] and [SEP], at most 20, random tokens come from the whole vocabulary. RoBERTa: <s> and </s> can be noise
             (they are prepended before masking), and the count is int(p n + u) with uniform u.
+        next_sentence: whether rows are pairs of texts, and whether the second follows the first is learned too.
     """
 
     modality = "text"
@@ -50,6 +55,7 @@ class MaskedLanguageModel(Objective):
         whole_word: bool = False,
         static_copies: int | None = None,
         faithful: str | None = None,
+        next_sentence: bool = False,
     ):
         super().__init__(encoder)
         if not 0 < mask_ratio < 1:
@@ -61,14 +67,33 @@ class MaskedLanguageModel(Objective):
         self.tables = TextTables(spec)
         self.tables.need_mask("mlm")
         self.head = TokenHead(encoder.width, encoder.embedding_VD, encoder.tied_scale)
+        self.pairs = self.next_sentence = None
+        if next_sentence:
+            if faithful == "roberta":
+                raise BadInput("objective.faithful=roberta has no second task; objective.next_sentence=true is BERT's")
+            self.pairs = partial(SentencePairs, vocabulary=spec.vocabulary, length=spec.block_length)
+            self.next_sentence = NextSentenceHead(encoder.width)
+
+    def views(self) -> TextView | None:
+        """Pairs of texts, where the second task is learned."""
+        return self.pairs
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         if self.static_copies is not None:
             draw = draw.repeating(self.static_copies)
         noise = self.choose(batch["ids"], draw)
         seen_BL = hide(draw, batch["ids"], noise, self.tables.mask, self.random_ids())
-        nats, correct, num_targets = self.predict(batch, seen_BL, noise)
-        return Outcome(mean_over_targets(nats, num_targets), {"accuracy": share(correct, num_targets)})
+        hidden = self.hidden(batch, seen_BL, noise)
+        nats, correct, num_targets = self.predict(batch, hidden, noise)
+        loss, report = mean_over_targets(nats, num_targets), {"accuracy": share(correct, num_targets)}
+        if self.next_sentence is not None:
+            nats, correct = self.next_sentence(hidden, batch["is_next"])
+            num_rows = torch.ones_like(batch["is_next"]).sum()
+            next_loss = mean_over_targets(nats, num_rows)
+            report |= {"masked_loss": loss.detach(), "next_sentence_loss": next_loss.detach()}
+            report["next_sentence_accuracy"] = share(correct, num_rows)
+            loss = loss + next_loss
+        return Outcome(loss, report)
 
     def choose(self, ids_BL: Tensor, draw: Draw) -> Noise:
         """The noisy places."""
@@ -92,10 +117,19 @@ class MaskedLanguageModel(Objective):
             return torch.arange(len(self.tables.ordinary_V), device=self.tables.ordinary_ids.device)
         return self.tables.ordinary_ids
 
-    def predict(self, batch: Batch, seen_BL: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        """(sum of nats, number right, number of targets) of the noisy places, given the input that shows them as noise."""
-        hidden_BLD = self.encoder(self.encoder.inputs({**batch, "ids": seen_BL})).tokens
-        hidden_BKD = take(hidden_BLD, noise.place_BK)  # only where there is a target: the head is most of a small model's cost
+    def hidden(self, batch: Batch, seen_BL: Tensor, noise: Noise) -> Tensor:
+        """(B, K, D) at the noisy places, before them (B, 1, D) at the first token where the second task is learned.
+
+        Nowhere else is there a target: the head is most of a small model's cost, and the last layer a good part of the rest.
+        """
+        place = noise.place_BK
+        if self.next_sentence is not None:
+            place = torch.cat([torch.zeros_like(place[:, :1]), place], dim=1)
+        return self.encoder.at(self.encoder.inputs({**batch, "ids": seen_BL}), place)
+
+    def predict(self, batch: Batch, hidden: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """(sum of nats, number right, number of targets) of the noisy places, given `hidden`."""
+        hidden_BKD = hidden[:, -noise.place_BK.shape[1] :]
         target_BK = batch["ids"].gather(1, noise.place_BK).masked_fill(~noise.used_BK, -100)
         nats, correct = self.head(hidden_BKD.flatten(0, 1), self.encoder.embedding_VD, target_BK.flatten())
         return nats, correct, noise.used_BK.sum()
@@ -103,16 +137,23 @@ class MaskedLanguageModel(Objective):
     def likelihood(self, batch: Batch) -> Likelihood:
         """Pseudo-perplexity at one fixed mask of 15 %, whatever was trained with."""
         noise, seen_BL = fixed_mask(self.tables, batch)
-        nats, _, num_targets = self.predict(batch, seen_BL, noise)
+        nats, _, num_targets = self.predict(batch, self.hidden(batch, seen_BL, noise), noise)
         return Likelihood("pseudo_perplexity", nats, num_targets)
 
     @torch.no_grad()
     def texts(self, batch: Batch, draw: Draw) -> dict[str, str]:
         """Some rows: what the model saw, and what it guessed at the noisy places."""
         noise, seen_BL = fixed_mask(self.tables, batch)
-        hidden_BLD = self.encoder(self.encoder.inputs({**batch, "ids": seen_BL})).tokens
-        logits_BKV = self.head.logits(take(hidden_BLD, noise.place_BK), self.encoder.embedding_VD)
-        return {"masked_text": guesses(self.tables, batch["ids"], seen_BL, noise, logits_BKV.argmax(-1))}
+        hidden = self.hidden(batch, seen_BL, noise)
+        logits_BKV = self.head.logits(hidden[:, -noise.place_BK.shape[1] :], self.encoder.embedding_VD)
+        texts = {"masked_text": guesses(self.tables, batch["ids"], seen_BL, noise, logits_BKV.argmax(-1))}
+        if self.next_sentence is not None and "is_next" in batch:
+            follows_B = self.next_sentence.logits(hidden).softmax(1)[:, 1]
+            texts["next_sentence"] = "\n\n".join(
+                f"    {self.tables.text(ids)}\n\n    {'follows' if is_next else 'from elsewhere'}, believed to follow: {p:.2f}"
+                for ids, is_next, p in zip(batch["ids"], batch["is_next"], follows_B.tolist(), strict=True)
+            )
+        return texts
 
 
 def fixed_mask(tables: TextTables, batch: Batch, mask_ratio: float = 0.15) -> tuple[Noise, Tensor]:

@@ -2,17 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL.Image import Image
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from errors import BadInput
 from models.encoder import Encoder
 from objectives.draw import Draw
 
 Batch = dict[str, Tensor]
-View = Callable[[list[Image], int, Tensor, Tensor], Tensor]
-"""(B pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8: what a data worker does; must be picklable."""
+View = Callable[[list[Image], int, Tensor, Tensor], Tensor | Batch]
+"""(B pictures, seed, epoch (B,), index (B,)) -> (B, V, C, H, W) uint8: what a data worker does; must be picklable.
+
+Views of several sizes come as {"views": ..., other names: ...}.
+"""
+TextView = Callable[[Any, int], Dataset]
+"""(`Blocks` of running text, seed) -> as many samples made of them, whose `__getitems__` gives batches; picklable too."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +57,27 @@ class Objective(nn.Module):
         modality: of the data and of the encoder.
         needs: batch keys it reads; "label" demands a labelled data set.
         drops_patches: whether the encoder must be able to leave patches out.
-        attention: what the encoder must have, "bidirectional" or "causal"; None takes any.
+        attention: what the encoder must have, as `Encoder.attention` names it; None takes any.
+        smallest_batch: of which the loss can be computed; 2 where samples are compared or batch norms have vectors.
     """
 
     modality: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     drops_patches: ClassVar[bool] = False
     attention: ClassVar[str | None] = None
+    smallest_batch: ClassVar[int] = 1
 
     def __init__(self, encoder: Encoder):
         super().__init__()
         self.encoder = encoder
 
-    def views(self) -> View | None:
-        """What data workers do to pictures, or None for the plain evaluation view."""
+    def check_batch(self, batch_size: int) -> None:
+        """Raise BadInput where global batches of this size cannot be trained on."""
+        if batch_size < self.smallest_batch:
+            raise BadInput(f"datamodule.batch_size={batch_size} is too small for this objective; {self.smallest_batch} or more")
+
+    def views(self) -> View | TextView | None:
+        """What data workers do to pictures or to running text, or None for the plain evaluation view."""
         return None
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
@@ -72,6 +86,10 @@ class Objective(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Move teachers and queues after an optimiser step; `progress` runs from 0 to 1 over the budget."""
+
+    def exports(self) -> dict[str, nn.Module]:
+        """What a run leaves behind, by the name of its files: modules that have `exported`, as encoders do."""
+        return {"encoder": self.encoder}
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """What a person would look at: named images (C, H, W) in [0, 1], of a fixed small batch."""

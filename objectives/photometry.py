@@ -12,6 +12,7 @@ from torch import Tensor
 from objectives.draw import Draw
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+SMALL_IMAGE = 64  # pixels; up to here the recipes for CIFAR: no blur, and SimCLR's colours at half their strength
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,30 @@ class Photometry:
                 rows = (order_B4[:, place] == number).nonzero().squeeze(1)
                 images[rows] = change(images[rows], parameter[rows].clamp(min=-0.5 if number == 3 else 0.0))
         return images
+
+
+def simclr_colours(image_size: int, strength: float | None = None, blur: float | None = None) -> tuple[Photometry, Photometry]:
+    """Both views alike (Chen et al. 2020, appendix A, and B.9 for small pictures).
+
+    Args:
+        strength: s of the jitter; None is 1, or 0.5 for pictures up to 64 px.
+        blur: probability; None is 0.5, or 0 for pictures up to 64 px.
+    """
+    small = image_size <= SMALL_IMAGE
+    strength = (0.5 if small else 1.0) if strength is None else strength
+    blur = (0.0 if small else 0.5) if blur is None else blur
+    view = Photometry(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength, blur=blur)
+    return view, view
+
+
+def byol_colours(image_size: int) -> tuple[Photometry, Photometry]:
+    """The first view is always blurred, the second seldom but sometimes solarised (Grill et al. 2020, table 6).
+
+    Pictures up to 64 px are not blurred.
+    """
+    blurs = (0.0, 0.0) if image_size <= SMALL_IMAGE else (1.0, 0.1)
+    jitter = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+    return Photometry(**jitter, blur=blurs[0]), Photometry(**jitter, blur=blurs[1], solarise=0.2)
 
 
 def _where(chosen_B: Tensor, yes: Tensor, no: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
-from models.encoder import take
+from models.last_layer import hidden_at
 from models.text_encoder import TextEncoder
 from models.text_nets import make_generator
 from objectives.draw import Draw
@@ -108,8 +108,8 @@ class ReplacedTokenDetection(Objective):
     def generate(self, batch: Batch, seen_BL: Tensor, noise: Noise) -> Tensor:
         """The generator's logits at the noisy places, (B, K, V) float32."""
         inputs = self.encoder.inputs({**batch, "ids": seen_BL})
-        hidden_BLD = self.generator(**self.encoder.arguments(inputs)).last_hidden_state
-        return self.head.logits(take(hidden_BLD, noise.place_BK), self.generator.embeddings.word_embeddings.weight)
+        hidden_BKD = hidden_at(self.generator, self.encoder.arguments(inputs), noise.place_BK)
+        return self.head.logits(hidden_BKD, self.generator.embeddings.word_embeddings.weight)
 
     def detect(self, batch: Batch, filled_BL: Tensor) -> Tensor:
         """(B, L) float32: how much each token looks like a replacement."""

@@ -7,11 +7,9 @@ Negatives:  all other views in the batch, on all ranks.
 Shapes: b pictures on this rank, B on all ranks, D encoder width, E embedding width.
 """
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.spec import DataSpec
 from errors import BadInput
@@ -19,11 +17,10 @@ from models.encoder import Encoder
 from objectives.draw import Draw
 from objectives.gather import first_own_row, gather_candidates
 from objectives.objective import Batch, Objective, Outcome
-from objectives.photometry import Photometry
-from objectives.pictures import tile
+from objectives.photometry import simclr_colours
+from objectives.projector import projector
+from objectives.two_views import TwoViews
 from objectives.views import Crops
-
-SMALL_IMAGE = 64  # pixels; up to here the paper's CIFAR recipe (appendix B.9): half the colour strength, no blur
 
 
 class SimCLR(Objective):
@@ -43,6 +40,7 @@ class SimCLR(Objective):
 
     modality = "image"
     needs = ("views",)
+    smallest_batch = 2
 
     def __init__(
         self,
@@ -60,41 +58,23 @@ class SimCLR(Objective):
         super().__init__(encoder)
         if temperature <= 0:
             raise BadInput(f"objective.temperature must be above 0, not {temperature}")
-        small = spec.image_size <= SMALL_IMAGE
-        strength = (0.5 if small else 1.0) if colour_strength is None else colour_strength
-        self.photometry = Photometry(
-            0.8 * strength,
-            0.8 * strength,
-            0.8 * strength,
-            0.2 * strength,
-            blur=(0.0 if small else 0.5) if blur is None else blur,
-        )
-        self.temperature, self.crops = temperature, Crops(view_size or spec.image_size, num=2, scale=tuple(crop_scale))
+        self.temperature = temperature
+        colours = simclr_colours(spec.image_size, colour_strength, blur)
+        self.two_views = TwoViews(encoder, spec, crop_scale, view_size, colours)
         widths = [encoder.width] + [projector_width] * (projector_depth - 1) + [embedding_width]
-        layers: list[nn.Module] = []
-        for i, (inside, outside) in enumerate(pairwise(widths)):
-            layers += [nn.Linear(inside, outside, bias=False), nn.BatchNorm1d(outside)]
-            layers += [nn.ReLU(inplace=True)] if i < projector_depth - 1 else []
-        self.projector = nn.Sequential(*layers)
+        self.projector = projector(widths, last_norm="affine")
 
     def views(self) -> Crops:
-        return self.crops
-
-    def augment(self, batch: Batch, draw: Draw) -> Tensor:
-        """(2b, C, H, W) in [0, 1]: all first views, then all second ones."""
-        views = batch["views"].float().div(255)
-        return torch.cat([self.photometry(views[:, view], draw, view) for view in range(2)])
+        return self.two_views.crops
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
-        images = self.encoder.normalise(self.augment(batch, draw))
+        images = self.encoder.normalise(torch.cat(self.two_views(batch, draw)))  # all first views, then all second ones
         first_bE, second_bE = self.projector(self.encoder(images).pooled).chunk(2)
         loss, accuracy = nt_xent(first_bE, second_bE, self.temperature)
         return Outcome(loss, {"accuracy": accuracy})
 
-    @torch.no_grad()
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """Rows of (first view, second view) as the encoder sees them."""
-        return {"views": tile(torch.stack(self.augment(batch, draw).chunk(2), dim=1))}
+        return self.two_views.pictures(batch, draw)
 
 
 def nt_xent(first_bE: Tensor, second_bE: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

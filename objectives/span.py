@@ -10,12 +10,12 @@ Shapes: B rows, L tokens a row, K places for noisy tokens a row, D width.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
-from models.encoder import take
 from models.text_encoder import TextEncoder
 from objectives.draw import Draw
 from objectives.mlm import fixed_mask, guesses
@@ -65,12 +65,17 @@ class SpanBERT(Objective):
         ids_BL = batch["ids"]
         noise = self.choose(ids_BL, draw)
         seen_BL = hide(draw, ids_BL, noise, self.tables.mask, self.tables.ordinary_ids)
-        hidden_BLD = self.encoder(self.encoder.inputs({**batch, "ids": seen_BL})).tokens
-        nats, correct, num_targets = self.predict(batch, hidden_BLD, noise)
+        around = boundaries(noise, ids_BL.shape[1])
+        place = [noise.place_BK] if self.boundary is None else [noise.place_BK, around.left_BK, around.right_BK]
+        hidden = self.encoder.at(self.encoder.inputs({**batch, "ids": seen_BL}), torch.cat(place, dim=1))
+        hidden_BKD, *around_BKD = hidden.chunk(len(place), dim=1)
+        nats, correct, num_targets = self.predict(batch, hidden_BKD, noise)
         loss = mean_over_targets(nats, num_targets)
         report = {"accuracy": share(correct, num_targets)}
         if self.boundary is not None:
-            nats, correct, num_targets = self.boundary(hidden_BLD, self.encoder.embedding_VD, ids_BL, noise)
+            target_BK = ids_BL.gather(1, noise.place_BK).masked_fill(~around.used_BK, -100)
+            nats, correct = self.boundary(*around_BKD, around.inside_BK, self.encoder.embedding_VD, target_BK)
+            num_targets = around.used_BK.sum()
             boundary_loss = mean_over_targets(nats, num_targets)
             report |= {
                 "masked_loss": loss.detach(),
@@ -88,9 +93,8 @@ class SpanBERT(Objective):
         begins_BL = self.tables.begins_word_V[ids_BL]
         return choose_spans(draw, candidate_BL, begins_BL, count_B, num_places, self.p, self.longest)
 
-    def predict(self, batch: Batch, hidden_BLD: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, batch: Batch, hidden_BKD: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """(sum of nats, number right, number of targets) from the noisy places themselves."""
-        hidden_BKD = take(hidden_BLD, noise.place_BK)
         target_BK = batch["ids"].gather(1, noise.place_BK).masked_fill(~noise.used_BK, -100)
         nats, correct = self.head(hidden_BKD.flatten(0, 1), self.encoder.embedding_VD, target_BK.flatten())
         return nats, correct, noise.used_BK.sum()
@@ -98,8 +102,8 @@ class SpanBERT(Objective):
     def likelihood(self, batch: Batch) -> Likelihood:
         """Pseudo-perplexity at one fixed mask of 15 % single tokens, as for the other masked objectives."""
         noise, seen_BL = fixed_mask(self.tables, batch)
-        hidden_BLD = self.encoder(self.encoder.inputs({**batch, "ids": seen_BL})).tokens
-        nats, _, num_targets = self.predict(batch, hidden_BLD, noise)
+        hidden_BKD = self.encoder.at(self.encoder.inputs({**batch, "ids": seen_BL}), noise.place_BK)
+        nats, _, num_targets = self.predict(batch, hidden_BKD, noise)
         return Likelihood("pseudo_perplexity", nats, num_targets)
 
     @torch.no_grad()
@@ -107,8 +111,8 @@ class SpanBERT(Objective):
         """Some rows with masked spans, and the guesses."""
         noise = self.choose(batch["ids"], draw)
         seen_BL = hide(draw, batch["ids"], noise, self.tables.mask, self.tables.ordinary_ids, masked=1.0, random=0.0)
-        hidden_BLD = self.encoder(self.encoder.inputs({**batch, "ids": seen_BL})).tokens
-        logits_BKV = self.head.logits(take(hidden_BLD, noise.place_BK), self.encoder.embedding_VD)
+        hidden_BKD = self.encoder.at(self.encoder.inputs({**batch, "ids": seen_BL}), noise.place_BK)
+        logits_BKV = self.head.logits(hidden_BKD, self.encoder.embedding_VD)
         return {"masked_spans": guesses(self.tables, batch["ids"], seen_BL, noise, logits_BKV.argmax(-1))}
 
 
@@ -129,22 +133,34 @@ class BoundaryHead(nn.Module):
             nn.init.normal_(weight, std=0.02)
         nn.init.zeros_(self.layers[0].bias)
 
-    def forward(self, hidden_BLD: Tensor, embedding_VE: Tensor, ids_BL: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        """(sum of nats, number right, number of targets)."""
-        left_BK, right_BK, inside_BK, used_BK = boundaries(noise, ids_BL.shape[1])
-        hidden_BKX = torch.cat(
-            [take(hidden_BLD, left_BK), take(hidden_BLD, right_BK), self.position(inside_BK).to(hidden_BLD.dtype)], dim=-1
-        )
-        target_BK = ids_BL.gather(1, noise.place_BK).masked_fill(~used_BK, -100)
-        nats, correct = self.head(self.layers(hidden_BKX.flatten(0, 1)), embedding_VE, target_BK.flatten())
-        return nats, correct, used_BK.sum()
+    def forward(
+        self, left_BKD: Tensor, right_BKD: Tensor, inside_BK: Tensor, embedding_VE: Tensor, target_BK: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(sum of nats, number right)."""
+        hidden_BKX = torch.cat([left_BKD, right_BKD, self.position(inside_BK).to(left_BKD.dtype)], dim=-1)
+        return self.head(self.layers(hidden_BKX.flatten(0, 1)), embedding_VE, target_BK.flatten())
 
 
-def boundaries(noise: Noise, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Around each noisy place, all (B, K): (last clean position before it, first after it, place in between, has a target).
+@dataclass(frozen=True)
+class Boundaries:
+    """Around each noisy place, all (B, K).
 
-    Spans that touch count as one, since the tokens around must be clean. There is no target beyond the 15th token of a span,
-    nor in a span at the edge of the block.
+    Attributes:
+        left_BK, right_BK: the last clean position before it and the first after it.
+        inside_BK: its place in between.
+        used_BK: whether it is a target.
+    """
+
+    left_BK: Tensor
+    right_BK: Tensor
+    inside_BK: Tensor
+    used_BK: Tensor
+
+
+def boundaries(noise: Noise, length: int) -> Boundaries:
+    """Spans that touch count as one, since the tokens around must be clean.
+
+    There is no target beyond the 15th token of a span, nor in a span at the edge of the block.
     """
     noisy_BL = torch.zeros(len(noise.place_BK), length, dtype=torch.bool, device=noise.place_BK.device)
     noisy_BL.scatter_(1, noise.place_BK, noise.used_BK)
@@ -154,4 +170,4 @@ def boundaries(noise: Noise, length: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     left_BK, right_BK = before_BL.gather(1, noise.place_BK), after_BL.gather(1, noise.place_BK)
     inside_BK = noise.place_BK - left_BK - 1
     used_BK = noise.used_BK & (left_BK >= 0) & (right_BK < length) & (inside_BK < MOST_TARGETS)
-    return left_BK.clamp(min=0), right_BK.clamp(max=length - 1), inside_BK.clamp(0, MOST_TARGETS - 1), used_BK
+    return Boundaries(left_BK.clamp(min=0), right_BK.clamp(max=length - 1), inside_BK.clamp(0, MOST_TARGETS - 1), used_BK)

@@ -15,13 +15,17 @@ ROWS = 4
 
 @torch.no_grad()
 def continue_text(encoder: TextEncoder, tables: TextTables, batch: Batch, draw: Draw) -> str:
-    """Markdown: the beginning of some rows, and after "|" what the model makes of it."""
+    """Markdown: the beginning of some rows, and after "|" what the model makes of it.
+
+    Of an encoder with two directions the first half of its vectors looks ahead, and is as wide as the embedding.
+    """
     given = max(1, batch["ids"].shape[1] // 4)
     num_new = min(LENGTH, batch["ids"].shape[1] - given)
     ids_BL = batch["ids"][:ROWS, :given]
     uniform_BL = draw.uniform("continuation", num_new)[:ROWS]
+    embedding_VD = encoder.embedding_VD
     for step in range(num_new):
-        logits_BV = (encoder(TextInputs(ids_BL)).tokens[:, -1] @ encoder.embedding_VD.T).float()
+        logits_BV = (encoder(TextInputs(ids_BL)).tokens[:, -1, : embedding_VD.shape[1]] @ embedding_VD.T).float()
         ids_BL = torch.cat([ids_BL, pick(logits_BV / TEMPERATURE, uniform_BL[:, step])[:, None]], dim=1)
     return "\n\n".join(f"    {tables.text(ids[:given])} | {tables.text(ids[given:])}" for ids in ids_BL)
 

@@ -11,6 +11,9 @@ import torch
 from PIL.Image import Image, Resampling, Transpose
 from torch import Tensor
 
+from datamodules.spec import DataSpec
+from errors import BadInput
+from models.encoder import Encoder
 from objectives.draw import Draw
 
 ATTEMPTS = 10  # as torchvision: then fall back to the largest centred crop that has an allowed ratio
@@ -26,6 +29,10 @@ class Crops:
         scale: range of the crop's share of the picture's area, uniform.
         ratio: range of its width / height, log-uniform.
         flip: probability of a horizontal flip.
+        name: separates the choices of several sets of crops of one picture.
+
+    Raises:
+        BadInput: `scale` asks for nothing, or for more than the picture.
     """
 
     size: int
@@ -33,12 +40,20 @@ class Crops:
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise BadInput(
+                f"crops of {self.scale[0]:g} to {self.scale[1]:g} times the picture's area do not exist: "
+                f"two rising shares, above 0 and at most 1, for crops are never larger than the picture"
+            )
 
     def __call__(self, pictures: list[Image], seed: int, epoch: Tensor, index: Tensor) -> Tensor:
         """(B, V, C, size, size) uint8, from B pictures and their (B,) epochs and indices."""
         draw = Draw(seed, epoch, index)  # once a batch: drawing for each picture alone would cost more than decoding it
-        noise = draw.uniform("crop", self.num, 4 * ATTEMPTS).tolist()
-        flips = (draw.uniform("flip", self.num) < self.flip).tolist()
+        noise = draw.uniform(f"{self.name}crop", self.num, 4 * ATTEMPTS).tolist()
+        flips = (draw.uniform(f"{self.name}flip", self.num) < self.flip).tolist()
         return torch.stack(
             [
                 torch.stack([self._crop(picture, *choice) for choice in zip(n, f, strict=True)])
@@ -51,6 +66,29 @@ class Crops:
         view = picture.resize((self.size, self.size), Resampling.BICUBIC, box=box)
         array = np.array(view.transpose(Transpose.FLIP_LEFT_RIGHT) if flipped else view)
         return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def view_side(name: str, side: int | None, encoder: Encoder, spec: DataSpec) -> int:
+    """The side of views in pixels; None is the image size.
+
+    Args:
+        name: of the setting, for the message.
+
+    Raises:
+        BadInput: larger than the pictures, or not a size that the encoder can read.
+    """
+    if side is None or side == spec.image_size:
+        return spec.image_size
+    if side > spec.image_size:
+        raise BadInput(f"objective.{name}={side} is larger than the pictures of {spec.image_size} px")
+    if not encoder.takes(side):
+        patch = encoder.patch_size
+        choices = [] if patch == 0 or not encoder.takes(patch) else list(range(patch, spec.image_size + 1, patch))
+        fitting = f"sizes that fit: {', '.join(map(str, choices))}" if choices else "vit_t and resnet18 read other sizes"
+        raise BadInput(
+            f"objective.{name}={side} is no size that this model, built for {spec.image_size} px, can read; {fitting}"
+        )
+    return side
 
 
 def crop_box(

@@ -11,6 +11,10 @@ from errors import BadInput
 SCHEMA = 1
 
 
+class NewerRecord(BadInput):
+    """A record that a newer version of this project wrote; it must not be written over."""
+
+
 @dataclass
 class Result:
     """What was run, on what, for how much, how good, and with which versions.
@@ -64,7 +68,8 @@ def read_result(path: Path) -> Result:
     """Read a `result.json`.
 
     Raises:
-        BadInput: cut, not a result, or of a newer schema.
+        BadInput: cut, or not a result.
+        NewerRecord: of a newer schema.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -73,7 +78,7 @@ def read_result(path: Path) -> Result:
     if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
         raise BadInput(f"'{path}' is not a result record")
     if record["schema"] > SCHEMA:
-        raise BadInput(f"'{path}' has schema {record['schema']}, this version reads up to {SCHEMA}")
+        raise NewerRecord(f"'{path}' has schema {record['schema']}, this version reads up to {SCHEMA}")
     try:
         return Result(**record)
     except TypeError as error:

@@ -1,17 +1,13 @@
 """Many results as one table: objectives by protocols, mean, spread and interval over seeds, and what it cost."""
 
 from pathlib import Path
-from statistics import mean, stdev
 
 from rich.table import Table
 
 from errors import BadInput
 from reports.result import Result, read_result
-from reports.scores import by_seed, column, cost_of
-from reports.statistics import bootstrap_interval
-
-BASELINES = ("random", "supervised")  # first rows of every table
-SHARES = ("accuracy", "macro_f1")  # the other metrics are correlations, from -1 to 1
+from reports.rows import Measured, baseline_first, mean_cost
+from reports.scores import column
 
 
 def collect(folder: Path) -> tuple[list[Result], list[str]]:
@@ -57,7 +53,7 @@ def accuracy_table(results: list[Result]) -> Table:
     table = Table(title="test accuracy, %", title_justify="left")
     for name in ("objective", "model", "data", *columns, "samples", "FLOPs", "seconds"):
         table.add_column(name, justify="left" if name in ("objective", "model", "data") else "right", no_wrap=True)
-    for key in sorted(rows, key=lambda key: (key[0] not in BASELINES, key)):
+    for key in sorted(rows, key=lambda key: (baseline_first(key[0]), key)):
         cells = [_accuracy(rows[key].get(name, [])) for name in columns]
         runs = [result for found in rows[key].values() for result in found]
         table.add_row(*key, *cells, *(_cost(runs, name) for name in ("samples", "flops", "seconds")))
@@ -67,20 +63,15 @@ def accuracy_table(results: list[Result]) -> Table:
 def _accuracy(results: list[Result]) -> str:
     if not results:
         return "-"
-    accuracies = [100 * score for score in by_seed(results).values()]
-    spread = f" ± {stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    cell = f"{mean(accuracies):.1f}{spread} ({len(accuracies)})"
-    interval = bootstrap_interval(accuracies)
-    if interval is None:
-        return cell
-    lowest = 0 if results[0].transfer.get("metric", "accuracy") in SHARES else -100
-    low, high = max(interval[0], lowest), min(interval[1], 100)
-    return f"{cell}\n{low:.1f} to {high:.1f}"
+    score = Measured.of(results)
+    spread = f" ± {100 * score.spread:.1f}" if score.spread is not None else ""
+    cell = f"{100 * score.mean:.1f}{spread} ({len(score.seeds)})"
+    return cell if score.interval is None else f"{cell}\n{100 * score.interval[0]:.1f} to {100 * score.interval[1]:.1f}"
 
 
 def _cost(results: list[Result], name: str) -> str:
     """Mean over runs; "-" where no record says."""
-    known = [spent for spent in (cost_of(result, name) for result in results) if spent is not None]
-    if not known:
+    spent = mean_cost(results, name)
+    if spent is None:
         return "-"
-    return f"{mean(known):.1e}" if name == "flops" and any(known) else f"{mean(known):,.0f}"
+    return f"{spent:.1e}" if name == "flops" and spent else f"{spent:,.0f}"

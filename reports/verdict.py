@@ -4,12 +4,16 @@ import math
 from collections.abc import Sequence
 
 from errors import BadInput
-from reports.head_start import HeadStart
+from reports.amounts import amount
+from reports.head_start import HeadStart, head_starts
+from reports.pareto import fronts
 from reports.result import Result
 from reports.scores import Block, block, column, entrants
-from reports.statistics import ALPHA, Ranked, compare_pairs, pooled_spread, rank, seeds_needed, shared_blocks
+from reports.statistics import ALPHA, POWER, Ranked, compare_pairs, pooled_spread, rank, seeds_needed, shared_blocks
 
+MOST_LISTED = 6  # tests named in the summary
 POINTS = 3  # the difference for which the seeds needed are printed
+FEWEST_FOR_A_PLAN = 3  # shared seeds; the spread of two seeds is known to a factor of thirty
 
 
 def verdicts(results: Sequence[Result]) -> list[str]:
@@ -17,17 +21,17 @@ def verdicts(results: Sequence[Result]) -> list[str]:
     parts: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         parts.setdefault((result.transfer["data"], column(result)), []).append(result)
-    lines = [f"{name} on {task}: {verdict(found)}" for (task, name), found in sorted(parts.items()) if _can_compare(found)]
-    for found in _families(results):
+    lines = [f"{name} on {task}: {verdict(found)}" for (task, name), found in sorted(parts.items()) if can_compare(found)]
+    for found in families(results):
         shared = shared_blocks(found)
-        if _can_compare(found) and len(shared) > 1:
+        if can_compare(found) and len(shared) > 1:
             kept = [result for result in found if block(result) in shared]
             lines.append(f"mean of these {len(shared)} tests, {_list_of(shared)}: {verdict(kept)}")
     return lines
 
 
-def _families(results: Sequence[Result]) -> list[list[Result]]:
-    """The results, parted such that no two parts share a task, or an objective on the same model."""
+def families(results: Sequence[Result]) -> list[list[Result]]:
+    """The results, parted such that no two parts share a task, or an objective on the same model; the largest first."""
     families: list[tuple[set, list[Result]]] = []
     for result in results:
         keys, found = {(result.objective, result.model), result.transfer["data"]}, [result]
@@ -35,7 +39,7 @@ def _families(results: Sequence[Result]) -> list[list[Result]]:
             families.remove(family)
             keys, found = keys | family[0], family[1] + found
         families.append((keys, found))
-    return [found for _, found in families]
+    return sorted((found for _, found in families), key=len, reverse=True)
 
 
 def _list_of(blocks: set[Block]) -> str:
@@ -82,7 +86,7 @@ def head_start_line(found: HeadStart) -> str:
     return start + f"; 95 % interval from {below} to {above}"
 
 
-def _can_compare(results: Sequence[Result]) -> bool:
+def can_compare(results: Sequence[Result]) -> bool:
     return len(set(entrants(results))) > 1 and bool(shared_blocks(results))
 
 
@@ -93,12 +97,84 @@ def _why_untested(ranking: Sequence[Ranked]) -> str:
 
 
 def _plan(results: Sequence[Result]) -> str:
-    pairs = [pair for pair in compare_pairs(results) if pair.p is not None]
-    spread = pooled_spread(pairs)
-    if spread is None:
-        return ""
     try:
-        seeds = seeds_needed(POINTS / 100, spread, num_pairs=len(pairs))
+        found = _seeds_for_points(results)
     except BadInput as error:
         return f" ({error})"
-    return f" (at the measured spread {POINTS} points take {seeds} seeds)"
+    return f" (at the measured spread {POINTS} points take {found[0]} seeds)" if found else ""
+
+
+def plan(results: Sequence[Result]) -> str:
+    """The power calculation in a sentence, or from when on there is one."""
+    try:
+        found = _seeds_for_points(results)
+    except BadInput as error:
+        return f"{str(error)[0].upper()}{str(error)[1:]}."
+    if found is None:
+        return f"The seeds that a difference of {POINTS} points takes are estimated from {FEWEST_FOR_A_PLAN} shared seeds on."
+    seeds, spread, num_pairs = found
+    return (
+        f"Paired differences vary over seeds by {100 * spread:.2g} points (standard deviation): to find a true difference of "
+        f"{POINTS} points with a chance of {100 * POWER:g} % takes {seeds} seeds (pairs compared: {num_pairs})."
+    )
+
+
+def _seeds_for_points(results: Sequence[Result]) -> tuple[int, float, int] | None:
+    """(seeds, spread, number of pairs); None where no pair shares enough seeds to plan with."""
+    spread, num_pairs = _spread(results), sum(pair.p is not None for pair in compare_pairs(results))
+    return None if spread is None else (seeds_needed(POINTS / 100, spread, num_pairs=num_pairs), spread, num_pairs)
+
+
+def _spread(results: Sequence[Result]) -> float | None:
+    return pooled_spread(pair for pair in compare_pairs(results) if pair.num_seeds >= FEWEST_FOR_A_PLAN)
+
+
+def summary(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """(who is ahead on the mean of all tests, means and largest head start), for each part that belongs together."""
+    return [_summary(found) for found in families(results)]
+
+
+def _summary(results: Sequence[Result]) -> tuple[str, str]:
+    names, shared = sorted(set(entrants(results))), shared_blocks(results)
+    tasks = ", ".join(sorted({result.transfer["data"] for result in results}))
+    if len(names) < 2:
+        return f"Only {names[0]} was tested on {tasks}: there is nothing to compare it with.", ""
+    if not shared:
+        return f"No test was run for all of {', '.join(names)}, so they are not ranked.", "Single tests are compared below."
+    kept = [result for result in results if block(result) in shared]
+    listed = f"({_list_of(shared)})" if len(shared) <= MOST_LISTED else f"on {tasks}"
+    over = _list_of(shared) if len(shared) == 1 else f"Mean of {len(shared)} tests {listed}"
+    ranking = rank(kept)
+    means = ", ".join(f"{ranked.entrant} {_mean(ranked)}" for ranked in ranking)
+    counts = sorted({ranked.num_seeds for ranked in ranking})
+    seeds = "one seed" if counts == [1] else f"{' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds"
+    evidence = f"Means over {seeds}: {means}."
+    if _spread(kept) is None:
+        evidence += f" {plan(kept)}"
+    starts = [found for found in head_starts(results) if found.factor is not None]
+    if starts:
+        evidence += f" Largest {head_start_line(max(starts, key=lambda found: found.factor))}."
+    return f"{over}: {verdict(kept)}.", evidence
+
+
+def _mean(ranked: Ranked) -> str:
+    if ranked.interval is None:
+        return f"{100 * ranked.mean:.1f} %"
+    return f"{100 * ranked.mean:.1f} % (95 %: {100 * max(ranked.interval[0], 0):.1f} to {100 * min(ranked.interval[1], 1):.1f})"
+
+
+def pareto_lines(results: Sequence[Result]) -> list[str]:
+    """What nothing else beats at its cost, cheapest first: one line a test that several rows took."""
+    return [line for found in families(results) for line in _pareto_lines(found)]
+
+
+def _pareto_lines(results: Sequence[Result]) -> list[str]:
+    names = {(result.objective, result.model): name for name, result in zip(entrants(results), results, strict=True)}
+    rows = {(result.transfer["data"], column(result), result.objective, result.model) for result in results}
+    lines: dict[tuple[str, str], list[str]] = {}
+    for cost, unit in (("flops", "FLOPs"), ("seconds", "seconds")):
+        for key, front in sorted(fronts(results, cost).items()):
+            steps = [f"{names[p.objective, p.model]} {100 * p.score:.1f} % at {amount(p.cost)}" for p in front]
+            if sum(row[:2] == key for row in rows) > 1:
+                lines.setdefault(key, []).append(f"by {unit} {', '.join(steps)}")
+    return [f"Pareto front, {name} on {task}: {'; '.join(found)}" for (task, name), found in sorted(lines.items())]

@@ -1,11 +1,13 @@
 """Runs that are stopped: killed, asked to stop, or gone astray. What was saved goes on bit for bit."""
 
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,21 @@ import torch
 from conftest import ROOT, command, error_line
 from safetensors.torch import load_file
 
+from errors import RunStopped
+from reports.result import read_result
+from training.course import Stopwatch
+from training.pretraining import Pretraining
+
 STEPS = 12
 
 
 def settings(objective: str, pictures: Path) -> list[str]:
-    model = {"mae": ["model.depth=2", "model.drop_path=0.2"], "simclr": ["model=resnet18"]}[objective]
+    model = {
+        "mae": ["model.depth=2", "model.drop_path=0.2"],
+        "simclr": ["model=resnet18"],
+        "moco_v2": ["model.depth=2", "model.drop_path=0.2", "objective.queue_size=64"],
+        "dino": ["model.depth=2", "objective.num_local=2"],
+    }[objective]
     return [
         f"objective={objective}", *model, "datamodule=image_folder", f"datamodule.root={pictures}",
         f"budget.steps={STEPS}", "datamodule.batch_size=8", "trainer.checkpoint_every_steps=3", "monitor.times=2",
@@ -38,12 +50,14 @@ def wait_for_step(process: subprocess.Popen, step: int) -> str:
     text = ""
     for line in process.stdout:
         text += line
-        if line.startswith(f"step {step}/"):
+        if line.startswith(f"step {step} of "):
             return text
     raise AssertionError(text)
 
 
-@pytest.fixture(scope="module", params=["mae", pytest.param("simclr", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module", params=["mae", *(pytest.param(name, marks=pytest.mark.long) for name in ("simclr", "moco_v2", "dino"))]
+)
 def uninterrupted(request, tmp_path_factory, pictures) -> tuple[str, Path]:
     cwd = tmp_path_factory.mktemp("whole")
     done = command("train.py", *settings(request.param, pictures), "hydra.run.dir=run", cwd=cwd)
@@ -51,7 +65,7 @@ def uninterrupted(request, tmp_path_factory, pictures) -> tuple[str, Path]:
     return request.param, cwd / "run"
 
 
-@pytest.mark.parametrize(("ending", "step"), [(signal.SIGKILL, 5), (signal.SIGTERM, 7), (signal.SIGINT, 8)])
+@pytest.mark.parametrize(("ending", "step"), [(signal.SIGKILL, 5), (signal.SIGTERM, 6), (signal.SIGINT, 8)])
 def test_an_interrupted_run_goes_on_bit_for_bit(uninterrupted, here, tmp_path, pictures, ending, step):
     objective, whole = uninterrupted
     process = begin(tmp_path, *settings(objective, pictures), "hydra.run.dir=run")
@@ -115,3 +129,57 @@ def test_a_signal_before_the_first_step_ends_in_one_line(tmp_path, pictures):
     text = process.stdout.read()
     assert process.wait(timeout=60) != 0
     assert text.count("Traceback") <= 1  # Python itself may still be importing
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """Every step takes a second, whatever the machine does; at the second that is written into [1] the run breaks down."""
+    time_and_end, step = [0.0, math.inf], Pretraining.training_step
+
+    def timed(module: Pretraining, *arguments: object) -> torch.Tensor:
+        time_and_end[0] += 1
+        if time_and_end[0] > time_and_end[1]:
+            raise RunStopped("broken down")
+        return step(module, *arguments)
+
+    monkeypatch.setattr(Pretraining, "training_step", timed)
+    monkeypatch.setattr("training.pretraining.Stopwatch", partial(Stopwatch, lambda: time_and_end[0]))
+    return time_and_end
+
+
+def test_a_run_by_the_clock_ends_in_time_and_goes_on_bit_for_bit(here, tmp_path, pictures, clock):
+    words = [word for word in settings("mae", pictures) if not word.startswith("budget.")]
+    words += ["budget.minutes=0.2", "trainer.checkpoint_every_steps=4", "monitor.times=1"]  # 12 seconds
+    done = here("train.py", *words, "hydra.run.dir=whole")
+    assert done.returncode == 0, done.stdout
+    assert "0.2 minutes of training time" in done.stdout
+    clock[:] = [0.0, 9.0]
+    assert "broken down; the last good checkpoint" in error_line(here("train.py", *words, "hydra.run.dir=run"))
+    clock[:] = [1000.0, math.inf]  # a night later
+    done = here("train.py", "resume=run")
+    assert done.returncode == 0, done.stdout
+    assert "resumed at step 8" in done.stdout
+    whole, run = (read_result(tmp_path / name / "result.json") for name in ("whole", "run"))
+    assert whole.budget_spent == run.budget_spent
+    assert whole.budget_spent["steps"] == 12
+    assert whole.budget_spent["minutes"] == pytest.approx(0.2)
+    assert whole.metrics == run.metrics
+    assert whole.samples_per_second == run.samples_per_second == 8
+    ours, expected = (load_file(tmp_path / name / "encoder.safetensors") for name in ("run", "whole"))
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("budget", ["budget.steps=3", "budget.minutes=0.05"])
+def test_a_run_that_was_killed_before_its_result_needs_no_step_more(here, tmp_path, pictures, clock, budget):
+    words = [*(word for word in settings("mae", pictures) if not word.startswith("budget.")), budget, "hydra.run.dir=run"]
+    assert here("train.py", *words).returncode == 0
+    before, weights = read_result(tmp_path / "run" / "result.json"), load_file(tmp_path / "run" / "encoder.safetensors")
+    for name in ("result.json", "encoder.json", "encoder.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    done = here("train.py", "resume=run")
+    assert done.returncode == 0, done.stdout
+    after = read_result(tmp_path / "run" / "result.json")
+    assert (after.budget_spent, after.metrics, after.seconds) == (before.budget_spent, before.metrics, before.seconds)
+    assert clock[0] == 3
+    ours = load_file(tmp_path / "run" / "encoder.safetensors")
+    assert all(torch.equal(ours[name], weight) for name, weight in weights.items())

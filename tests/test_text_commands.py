@@ -9,11 +9,12 @@ import torch
 import yaml
 from conftest import error_line, inside
 from test_commands import PICTURED, SMALL, choices
+from test_image_text_commands import CONTRASTIVE
 
+from conf import modality
 from datamodules import torchvision_sets
 from models.export import load_encoder
 from reports.result import read_result
-from training.fitting import modality
 
 TEXTS = {  # every text objective, and what it shows to be read
     "mlm": "masked_text",
@@ -23,8 +24,13 @@ TEXTS = {  # every text objective, and what it shows to be read
     "prefix_lm": "continuation",
     "span_corruption": "spans",
     "ul2": "spans",
+    "permutation_lm": "hidden_text",
+    "skip_gram": "neighbours",
+    "cbow": "neighbours",
+    "bidirectional_lm": "continuation",
     "supervised_text": None,
 }
+OWN = {"skip_gram": ["model.width=16"], "cbow": ["model.width=16"], "bidirectional_lm": ["model.width=16", "model.depth=1"]}
 TINY = ["model.depth=1", "model.width=32", "model.heads=2", "model.feedforward=64", "datamodule.tokenizer.vocab_size=400"]
 TASK = ["datamodule=text_classification", "datamodule.root=task", "datamodule.batch_size=8"]
 
@@ -60,12 +66,17 @@ CORPUS = ["datamodule=text_files", "datamodule.files=corpus/*.txt"]
 
 @pytest.fixture(scope="module")
 def sweep(texts) -> Path:
-    """Every objective on running text, in one sweep."""
+    """Every objective on running text: one sweep, and runs of those with networks of their own."""
     done = inside(
-        "train.py", "-m", f"objective={','.join(name for name, shown in TEXTS.items() if shown)}", *CORPUS, *TINY, *SMALL,
-        "hydra.sweep.subdir=${hydra:runtime.choices.objective}", "hydra.sweep.dir=sweep", cwd=texts,
+        "train.py", "-m", f"objective={','.join(name for name, shown in TEXTS.items() if shown and name not in OWN)}",
+        *CORPUS, *TINY, *SMALL, "hydra.sweep.subdir=${hydra:runtime.choices.objective}", "hydra.sweep.dir=sweep", cwd=texts,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+    for name, settings in OWN.items():
+        done = inside(
+            "train.py", f"objective={name}", *CORPUS, *settings, TINY[-1], *SMALL, f"hydra.run.dir=sweep/{name}", cwd=texts
+        )
+        assert done.returncode == 0, done.stdout
     return texts / "sweep"
 
 
@@ -87,8 +98,9 @@ def test_every_objective_runs_and_leaves_what_is_promised(sweep):
         )
         assert {"feature_std", "rankme"} < set(result.metrics)
         expected = {"causal_lm": "bits_per_byte", "prefix_lm": "bits_per_byte", "span_corruption": "span_perplexity"}
-        kind = expected.get(name, "span_perplexity" if name == "ul2" else "pseudo_perplexity")
-        assert result.metrics[f"val_{kind}"] > 1
+        expected |= {"ul2": "span_perplexity", "bidirectional_lm": "bits_per_byte", "skip_gram": None, "cbow": None}
+        kind = expected.get(name, "pseudo_perplexity")
+        assert kind is None or result.metrics[f"val_{kind}"] > 1
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         events = EventAccumulator(str(folder / "tensorboard"))
         events.Reload()
@@ -118,6 +130,41 @@ def test_transfer_of_runs_and_of_nothing_then_the_table(sweep, texts):
     done = inside("compare.py", "report=outputs", cwd=texts)
     assert done.returncode == 0, done.stdout
     assert "span_corruption" in done.stdout
+
+
+def test_networks_of_our_own_are_judged_like_any_other(sweep, texts):
+    checkpoints = "checkpoint=sweep/skip_gram,sweep/cbow/checkpoints/last.ckpt,sweep/bidirectional_lm"
+    finetune = ["transfer=finetune", "transfer.epochs=1", "transfer.min_steps=2"]
+    for words in (["transfer=knn,linear", checkpoints], [*finetune, checkpoints]):
+        done = inside("finetune.py", "-m", *words, *TASK, "outputs=own", cwd=texts)
+        assert done.returncode == 0, done.stdout
+    records = [read_result(path) for path in (texts / "own").rglob("result.json")]
+    assert len(records) == 3 * 3
+    found = {(record.objective, record.transfer["protocol"]): record.metrics for record in records}
+    assert found["skip_gram", "linear"]["accuracy"] > 0.6  # half the words decide, whatever their vectors
+    assert found["bidirectional_lm", "linear"]["readout"] in {
+        "pooled",
+        "layer 0 mean",
+        "layer 1 mean",
+        "layer 1 ends",
+        "all layers",
+    }
+    done = inside("finetune.py", "checkpoint=none", "model=word_vectors", "transfer=knn", *TASK, "outputs=own", cwd=texts)
+    assert "knn of random" in done.stdout
+
+
+def test_pairs_of_texts_from_files_and_what_makes_none(texts):
+    words = ["objective=mlm", "objective.next_sentence=true", *TINY, *SMALL]
+    done = inside("train.py", *words, *CORPUS, "trainer.workers=1", "hydra.run.dir=pairs", cwd=texts)
+    assert done.returncode == 0, done.stdout
+    result = read_result(texts / "pairs" / "result.json")
+    assert result.metrics["first_loss"] > 6  # log 400 + log 2
+    assert result.parameters["total"] > result.parameters["encoder"] + 32 * 32
+    one = ["datamodule=text_files", "datamodule.files=corpus/00.txt", "datamodule.block_length=16"]
+    line = error_line(inside("train.py", *words, *one, cwd=texts))
+    assert "needs text of two documents or more" in line
+    line = error_line(inside("train.py", *words, *TASK, "datamodule.tokenizer.vocab_size=400", cwd=texts))
+    assert "is a labelled task" in line
 
 
 def test_the_embedded_bible_its_genres_and_the_supervised_reference(texts):
@@ -171,6 +218,10 @@ def test_a_hugging_face_folder_is_continued_with_its_own_tokenizer(sweep, texts)
         ("train.py", ["objective=span_corruption", "datamodule.num_sentinels=2", *CORPUS], "datamodule.num_sentinels=8"),
         ("train.py", ["objective=mlm", "objective.faithful=albert", *CORPUS], "no original; .*bert, roberta"),
         ("train.py", ["objective=supervised_text", *CORPUS], "needs labels"),
+        ("train.py", ["objective=skip_gram", "model=bert_mini", *CORPUS], "one vector for each token.*fit: word_vectors"),
+        ("train.py", ["objective=bidirectional_lm", "model=gpt_mini", *CORPUS], "each direction.*fit: bilstm"),
+        ("train.py", ["objective=permutation_lm", "model=t5_mini", *CORPUS], "two tokens at one position.*bert_mini"),
+        ("train.py", ["objective=cbow", "datamodule=text_classification", "datamodule.root=task"], "'task' is a labelled task"),
         ("train.py", ["objective=mlm", "model.pool=max", *CORPUS], "no model.pool 'max'; .*mean"),
         ("train.py", ["objective=mlm", *CORPUS, "datamodule.files=nothing/*.txt"], "nothing/"),
         ("finetune.py", ["checkpoint=sweep/mlm"], "has no labels"),
@@ -185,10 +236,14 @@ def test_one_line_says_what_is_wrong(here, sweep, texts, script, words, expected
 
 
 def test_everything_in_conf_has_a_test():
-    assert set(PICTURED) | set(TEXTS) == choices("objective")
-    image = {"vit_t", "vit_s", "vit_b", "vit_l", "resnet18", "resnet50", "timm", "pixels"}
+    assert set(PICTURED) | set(TEXTS) | set(CONTRASTIVE) == choices("objective")
+    image = {"vit_t", "vit_s", "vit_b", "vit_l", "resnet18", "resnet50", "timm", "pixels", "clip_vit_b"}
     text = {"bert_tiny", "bert_mini", "bert_small", "bert_base", "bert_large", "modernbert_base", "gpt_mini", "gpt2"}
-    assert choices("model") == image | text | {"llama_mini", "t5_mini", "t5_small", "hf"}
-    text_data = {"kjv", "text_files", "text_classification", "huggingface", "glue"}
-    assert choices("datamodule") == {"emoji", "image_folder", *torchvision_sets.KNOWN} | text_data
-    assert {modality("datamodule", name) for name in text_data} == {"text"}
+    text |= {"llama_mini", "t5_mini", "t5_small", "hf", "clip_text", "modernbert_mini", "word_vectors", "bilstm"}
+    assert choices("model") == image | text
+    text_data = {"kjv", "text_files", "text_shards", "text_classification", "huggingface", "glue"}
+    image_data = {"emoji", "image_folder", "image_shards", *torchvision_sets.KNOWN}
+    image_text_data = {"emoji_captions", "pairs", "webdataset"}
+    assert choices("datamodule") == image_data | text_data | image_text_data
+    for kind, names in (("text", text_data), ("image", image_data), ("image_text", image_text_data)):
+        assert {modality("datamodule", name) for name in names} == {kind}

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
+from models.encoder import Encoder
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective
 from training.batch_norm import synchronise_batch_norm
@@ -95,8 +96,8 @@ class Arrangement:
 
 
 def all_blocks(objective: Objective) -> list[nn.Module]:
-    """The encoder's blocks, and those of the same kinds in its decoders, generators and teachers."""
-    kinds = tuple({type(block) for block in objective.encoder.blocks})
+    """The encoders' blocks, and those of the same kinds in decoders, generators and teachers."""
+    kinds = tuple({type(block) for part in objective.modules() if isinstance(part, Encoder) for block in part.blocks})
     return [module for module in objective.modules() if isinstance(module, kinds)]
 
 

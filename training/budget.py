@@ -1,11 +1,13 @@
-"""How long a run is: exactly one of steps, epochs, samples or FLOPs, turned into optimiser steps once all is known."""
+"""How long a run is: exactly one of steps, epochs, samples, tokens, FLOPs or minutes."""
 
 import math
 from dataclasses import dataclass
 
+from datamodules.spec import DataSpec
 from errors import BadInput, nearest
+from training.course import Course, Minutes, Steps
 
-UNITS = ("steps", "epochs", "samples", "flops")
+UNITS = ("steps", "epochs", "samples", "tokens", "flops", "minutes")
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,8 @@ class Budget:
 
     Attributes:
         unit: one of UNITS.
-        amount: how many of them; FLOPs are those of the whole training step, all networks, forward and backward.
+        amount: how many of them. FLOPs are those of the whole training step, all networks, forward and backward; tokens are
+            those of the rows, samples x block length; minutes are training time, without monitors.
     """
 
     unit: str
@@ -37,28 +40,35 @@ class Budget:
             raise BadInput(f"budget.{unit} must be a positive number, not {amount!r}")
         return cls(unit, amount)
 
-    def num_steps(self, batch_size: int, num_train: int, sample_flops: float) -> int:
-        """Optimiser steps that fit into the budget.
+    def course(self, batch_size: int, spec: DataSpec, sample_flops: float) -> Course:
+        """What a run of this budget looks like from its first step.
 
         Args:
             batch_size: global samples a step.
-            num_train: samples an epoch.
+            spec: the opened data.
             sample_flops: of a training step, divided by its samples.
 
         Raises:
-            BadInput: the budget is smaller than one step.
+            BadInput: the budget is smaller than one step, or counts tokens of data that have none.
         """
+        if self.unit == "minutes":
+            return Minutes(60 * self.amount)
+        if self.unit == "tokens" and not spec.block_length:
+            others = ", ".join(f"budget.{unit}" for unit in UNITS if unit != "tokens")
+            raise BadInput(f"budget.tokens counts tokens of text, and '{spec.name}' has none; choices: {others}")
         samples = {
             "steps": self.amount * batch_size,
-            "epochs": self.amount * num_train,
+            "epochs": self.amount * spec.num_train,
             "samples": self.amount,
+            "tokens": self.amount / max(spec.block_length, 1),
             "flops": self.amount / max(sample_flops, 1.0),
         }[self.unit]
         # epochs end within a batch: then the last batch is filled from the next epoch rather than dropped
         steps = math.ceil(samples / batch_size) if self.unit == "epochs" else int(samples / batch_size + 1e-9)
         if steps < 1:
+            tokens = f", {batch_size * spec.block_length} tokens" if spec.block_length else ""
             raise BadInput(
                 f"budget.{self.unit}={self.amount:g} is smaller than one step "
-                f"({batch_size} samples, {sample_flops * batch_size:.2g} FLOPs)"
+                f"({batch_size} samples{tokens}, {sample_flops * batch_size:.2g} FLOPs)"
             )
-        return steps
+        return Steps(steps)

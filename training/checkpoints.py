@@ -57,13 +57,12 @@ class Checkpoints(L.Callback):
         return int(asked) or None
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
-        step, asked = trainer.global_step, self._asked_to_stop()
-        if asked is None and step % self.every_steps and step < module.num_steps:
+        course, asked = module.course, self._asked_to_stop()
+        if asked is None and course.step % self.every_steps and not course.finished:
             return
         self.save(trainer, module)
-        if asked is not None and step < module.num_steps:
-            name = signal.Signals(asked).name
-            message = f"stopped by {name} at step {step} of {module.num_steps}; {self.where()}"
+        if asked is not None and not course.finished:
+            message = f"stopped by {signal.Signals(asked).name} at {course.position}; {self.where()}"
             raise RunStopped(message, 128 + asked, everywhere=True)
 
     def on_exception(self, trainer: L.Trainer, module: Pretraining, exception: BaseException) -> None:

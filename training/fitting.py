@@ -1,13 +1,17 @@
 """Whether an objective, a model and a data set fit together: by their names first, then by what they turn out to be."""
 
-from functools import cache
-
-from conf import choices_of, read_choice
-from conf.targets import class_at
+from conf import choices_of, class_of, modality, read_choice
 from datamodules.contract import Data
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
+
+ATTENTION = {  # in words
+    "bidirectional": "bidirectional attention",
+    "causal": "causal attention",
+    "none": "one vector for each token and no attention",
+    "directions": "one network for each direction",
+}
 
 
 def check_fit(names: dict[str, str]) -> None:
@@ -16,31 +20,33 @@ def check_fit(names: dict[str, str]) -> None:
     Args:
         names: the choices of the groups "objective", "model" and "datamodule".
     """
-    wanted = modality("objective", names["objective"])
+    declared = modality("objective", names["objective"])
     for group in ("model", "datamodule"):
+        # of two towers `model` is the one for pictures; the objective names the other
+        wanted = "image" if (declared, group) == ("image_text", "model") else declared
         found = modality(group, names[group])
         if wanted != found:
             fitting = [choice for choice in choices_of(group) if modality(group, choice) == wanted]
             raise BadInput(
-                f"objective={names['objective']} is for {wanted}, {group}={names[group]} for {found}; "
+                f"objective={names['objective']} is for {declared}, {group}={names[group]} for {found}; "
                 f"{group} choices that fit: {', '.join(fitting)}"
             )
 
 
 def check_needs(names: dict[str, str], encoder: Encoder, spec: DataSpec) -> None:
     """Raise BadInput when the built encoder or the opened data lack what the objective needs."""
-    wanted = _class_of("objective", names["objective"])
+    wanted = class_of("objective", names["objective"])
     if wanted.drops_patches and not encoder.drops_patches:
         fitting = [choice for choice in choices_of("model") if read_choice("model", choice).get("positions") == "sincos"]
         raise BadInput(
             f"objective={names['objective']} needs a model that can drop patches, which model={names['model']} cannot; "
             f"model choices that fit: {', '.join(fitting)}"
         )
-    if wanted.attention is not None and encoder.causal != (wanted.attention == "causal"):
-        fitting = [choice for choice in choices_of("model") if _is_causal(choice) is (wanted.attention == "causal")]
+    if wanted.attention is not None and encoder.attention != wanted.attention:
+        fitting = [choice for choice in choices_of("model") if _attention_of(choice) == wanted.attention]
         raise BadInput(
-            f"objective={names['objective']} needs a model with {wanted.attention} attention, which model={names['model']} has "
-            f"not; model choices that fit: {', '.join(fitting)}"
+            f"objective={names['objective']} needs a model with {ATTENTION[wanted.attention]}, which model={names['model']} "
+            f"has not; model choices that fit: {', '.join(fitting)}"
         )
     if "label" in wanted.needs and spec.num_classes < 2:
         found = "one class only" if spec.num_classes else "none"
@@ -49,23 +55,22 @@ def check_needs(names: dict[str, str], encoder: Encoder, spec: DataSpec) -> None
 
 def face(names: dict[str, str], data: Data) -> Data:
     """What of the data an objective trains on: the labelled task of a corpus where it needs labels, else all of it."""
-    needs_labels = "label" in _class_of("objective", names["objective"]).needs
+    needs_labels = "label" in class_of("objective", names["objective"]).needs
     return data.task if needs_labels and data.task is not None else data
 
 
-def _is_causal(choice: str) -> bool | None:
-    """Whether a text model's attention is causal; None where that is not known from its file."""
+def has_task(choice: str) -> bool:
+    """Whether a data module may have a labelled task; running text has none."""
+    from datamodules.text import TextData
+
+    return class_of("datamodule", choice).task is not TextData.task
+
+
+def _attention_of(choice: str) -> str | None:
+    """What a text model's tokens see of each other; None where that is not known from its file."""
+    architecture = read_choice("model", choice).get("architecture")
+    if architecture is None:
+        return class_of("model", choice).attention
     from models.text_nets import CAUSAL
 
-    architecture = read_choice("model", choice).get("architecture")
-    return None if architecture is None else architecture in CAUSAL
-
-
-def modality(group: str, choice: str) -> str | None:
-    """The modality that a choice's class declares."""
-    return _class_of(group, choice).modality
-
-
-@cache
-def _class_of(group: str, choice: str) -> type:
-    return class_at(read_choice(group, choice)["_target_"])
+    return "causal" if architecture in CAUSAL else "bidirectional"

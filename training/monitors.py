@@ -4,7 +4,6 @@ Monitors see the encoder in eval mode and without gradient; nothing here reaches
 """
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from datamodules.contract import Data
 from models.encoder import Encoder
+from objectives.collapse import feature_std
 from objectives.draw import Draw
 from objectives.objective import Objective
 from training.pretraining import Pretraining
+from training.progress import passes
 
 SCALARS_EVERY = 10  # steps
 PICTURES = 8  # samples shown
-
 FEWEST = 96  # pictures of which a probe still says something
 
 Probe = Callable[[Encoder, Data, int, int], tuple[Tensor, float | None]]
@@ -45,24 +45,38 @@ class Monitors(L.Callback):
         probe: gives validation features and their k-NN accuracy.
         times: how often the encoder is probed over the run; the end is always among them; 0 is never.
         pictures: a third of them are validation queries, the others the training bank that they are compared with.
+        share: of the run's own compute that the probes may cost.
+        sample_flops: of a training step, per sample.
+        picture_flops: of one sample's forward pass through the encoder.
 
     Attributes:
         metrics: the latest monitored values, for the result.
-        seconds: spent in monitors.
     """
 
-    def __init__(self, data: Data, probe: Probe, times: int, pictures: int):
-        self.data, self.probe, self.times = data, probe, times
-        self.queries, self.bank = pictures // 3, pictures - pictures // 3
+    def __init__(
+        self,
+        data: Data,
+        probe: Probe,
+        times: int,
+        pictures: int,
+        share: float = 1.0,
+        sample_flops: float = 0.0,
+        picture_flops: float = 0.0,
+    ):
+        self.data, self.probe, self.times, self.pictures = data, probe, times, pictures
+        self.share, self.sample_flops, self.picture_flops = share, sample_flops, picture_flops
         self.metrics: dict[str, float] = {}
-        self.seconds = 0.0
         self._sample: dict[str, Tensor] | None = None
+        self._before = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"metrics": self.metrics, "seconds": self.seconds, "sample": self._sample}
+        return {"metrics": self.metrics, "sample": self._sample}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.metrics, self.seconds, self._sample = state["metrics"], state["seconds"], state["sample"]
+        self.metrics, self._sample = state["metrics"], state["sample"]
+
+    def on_train_start(self, trainer: L.Trainer, module: Pretraining) -> None:
+        self._before = module.course.progress
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, batch: dict[str, Tensor], *_: Any) -> None:
         if self._sample is None:
@@ -72,17 +86,23 @@ class Monitors(L.Callback):
                     self._show_pictures(trainer, module, objective)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
-        step, last = trainer.global_step, trainer.global_step == module.num_steps
-        if trainer.is_global_zero and (step % SCALARS_EVERY == 0 or last):
+        course, step_flops = module.course, self.sample_flops * module.batch_size
+        if trainer.is_global_zero and (course.step % SCALARS_EVERY == 0 or course.finished):
             report = {name: float(value) for name, value in module.report.items()}
-            trainer.logger.log_metrics({"loss": module.loss.item(), "lr": module.lr} | report, step)
-        interval = max(1, module.num_steps // self.times) if self.times else module.num_steps + 1
-        if (step % interval == 0 and module.num_steps - step >= interval) or (last and self.times):
-            began = time.perf_counter()
-            with module.whole() as objective:
+            spent = {"flops": step_flops * course.step, "seconds": module.watch.seconds}
+            trainer.logger.log_metrics({"loss": module.loss.item(), "lr": module.lr} | spent | report, course.step)
+        # asked anew at every step, because a run that ends by time learns only on the way how much compute it has;
+        # of several ranks one evaluates and the others wait
+        run_flops = step_flops * course.num_steps / trainer.world_size
+        times, pictures = affordable_probes(self.times, self.pictures, self.share, run_flops, self.picture_flops)
+        if passes(times, self._before, course.progress):
+            with module.watch.pause(), module.whole() as objective:
                 self._show_pictures(trainer, module, objective)
-                self._probe(trainer, objective)
-            self.seconds += time.perf_counter() - began
+                self._probe(trainer, objective, pictures)
+        self._before = course.progress
+        if course.finished and trainer.is_global_zero:
+            results = {"result/loss": module.loss.item()} | {f"result/{name}": value for name, value in self.metrics.items()}
+            trainer.logger.log_hyperparams(hyperparameters(module.plain.get("config", {})), results, course.step)
 
     def _show_pictures(self, trainer: L.Trainer, module: Pretraining, objective: Objective | None) -> None:
         if objective is None:  # another rank has the whole of it
@@ -99,15 +119,23 @@ class Monitors(L.Callback):
         for name, text in texts.items():
             trainer.logger.experiment.add_text(name, text, trainer.global_step)
 
-    def _probe(self, trainer: L.Trainer, objective: Objective | None) -> None:
+    def _probe(self, trainer: L.Trainer, objective: Objective | None, pictures: int) -> None:
         if objective is None:
             return
-        features, accuracy = self.probe(objective.encoder, self.data, self.bank, self.queries)
-        self.metrics = {"feature_std": feature_std(features), "rankme": rankme(features)}
+        queries = pictures // 3
+        features, accuracy = self.probe(objective.encoder, self.data, pictures - queries, queries)
+        self.metrics = {"feature_std": float(feature_std(features)), "rankme": rankme(features)}
         if accuracy is not None:
             self.metrics["val_knn_accuracy"] = accuracy
-        self.metrics |= held_out(objective, self.data, self.queries)
+        self.metrics |= held_out(objective, self.data, queries)
         trainer.logger.log_metrics({f"monitor/{name}": value for name, value in self.metrics.items()}, trainer.global_step)
+
+
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What TensorBoard's table of runs has columns for: the settings that matter for what is learned."""
+    budget = {unit: amount for unit, amount in config.get("budget", {}).items() if amount is not None}
+    nodes = ("names", "seed", "objective", "model", "datamodule", "optimizer")
+    return {node: config[node] for node in nodes if node in config} | {"budget": budget}
 
 
 @torch.inference_mode()
@@ -129,15 +157,6 @@ def held_out(objective: Objective, data: Data, num_samples: int) -> dict[str, fl
     kind = parts[0].kind
     value = nats / math.log(2) / data.spec.bytes_per_token if kind == "bits_per_byte" else math.exp(nats)
     return {f"val_{kind}": value}
-
-
-def feature_std(features_QD: Tensor) -> float:
-    """Mean over dimensions of the standard deviation of normalised features, times sqrt(D): 1 is isotropic, 0 collapse.
-
-    Chen and He 2021 ("SimSiam"), section 4.1.
-    """
-    normalised = torch.nn.functional.normalize(features_QD.float(), dim=1)
-    return float(normalised.std(dim=0).mean() * features_QD.shape[1] ** 0.5)
 
 
 def rankme(features_QD: Tensor) -> float:

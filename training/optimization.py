@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.encoder import Encoder
+from objectives.schedule import cosine
 
 REFERENCE_BATCH = 256
 
@@ -20,6 +21,7 @@ class Optimization:
         algorithm: an optimiser class with its own settings filled in, called with (groups, lr=...).
         base_lr: learning rate at a global batch of 256; the peak is base_lr * batch / 256.
         weight_decay: on matrices; vectors (biases, norms) never decay.
+        final_weight_decay: where the weight decay ends along half a cosine over the budget; None leaves it as it is.
         warmup: share of the budget over which the learning rate rises linearly from 0.
         clip_norm: the gradient's global norm is clipped to this; None is off.
         layer_decay: factor per layer from the head down to the embedding (1 is off); for fine-tuning.
@@ -31,41 +33,55 @@ class Optimization:
     warmup: float = 0.1
     clip_norm: float | None = None
     layer_decay: float = 1.0
+    final_weight_decay: float | None = None
 
     def peak_lr(self, batch_size: int) -> float:
         """The linear scaling rule (Goyal et al. 2017)."""
         return self.base_lr * batch_size / REFERENCE_BATCH
 
-    def lr_factor(self, step: int, num_steps: int) -> float:
+    def lr_factor(self, step: int, num_steps: float) -> float:
         """Linear warm-up, then a half cosine to 0, by step; both scale to the budget."""
         warmup_steps = self.warmup * num_steps
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1.0, num_steps - warmup_steps)))
 
-    def optimizer(self, module: nn.Module, encoder: Encoder, batch_size: int) -> Optimizer:
+    def move_weight_decay(self, groups: list[dict], step: int, num_steps: float) -> None:
+        """Set the weight decay of the matrices' groups for this step (Caron et al. 2021, appendix A, "DINO")."""
+        if self.final_weight_decay is None:
+            return
+        decay = cosine(self.weight_decay, self.final_weight_decay, step / num_steps)
+        for group in groups:
+            group["weight_decay"] = decay if group["params"][0].ndim > 1 else 0.0
+
+    def optimizer(self, module: nn.Module, batch_size: int) -> Optimizer:
         """The optimiser over all trainable parameters of `module`, each in exactly one group."""
-        groups = parameter_groups(module, encoder, self.weight_decay, self.layer_decay)
+        groups = parameter_groups(module, self.weight_decay, self.layer_decay)
         peak = self.peak_lr(batch_size)
         for group in groups:
             group["lr"] = peak * group.pop("lr_scale")
         return self.algorithm(groups, lr=peak)
 
 
-def parameter_groups(module: nn.Module, encoder: Encoder, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
     """Trainable parameters by (layer, decays or not): {"params", "weight_decay", "lr_scale"}.
 
-    The encoder's layer i of n (embedding 0, blocks 1 to n - 1, final norm n) gets layer_decay ** (n - i), everything
-    outside the encoder 1 (He et al. 2022, appendix A.1; Clark et al. 2020, section 3.1).
+    Layer i of n of each encoder inside (embedding 0, blocks 1 to n - 1, final norm n) gets layer_decay ** (n - i), everything
+    outside encoders 1 (He et al. 2022, appendix A.1; Clark et al. 2020, section 3.1).
     """
-    layer_of = {id(weight): encoder.layer_of(name) for name, weight in encoder.named_parameters()}
-    num_layers = len(encoder.blocks) + 1
-    groups: dict[tuple[float, float], dict] = {}
+    below_top = {
+        id(weight): len(encoder.blocks) + 1 - encoder.layer_of(name)
+        for encoder in module.modules()
+        if isinstance(encoder, Encoder)
+        for name, weight in encoder.named_parameters()
+    }
+    groups: dict[tuple[float, bool], dict] = {}
     for weight in module.parameters():
         if not weight.requires_grad:
             continue
-        scale = layer_decay ** (num_layers - layer_of.get(id(weight), num_layers))
-        decay = weight_decay if weight.ndim > 1 else 0.0
-        group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "lr_scale": scale})
+        scale = layer_decay ** below_top.get(id(weight), 0)
+        decays = weight.ndim > 1
+        fresh = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+        group = groups.setdefault((scale, decays), fresh)
         group["params"].append(weight)
     return list(groups.values())

@@ -15,31 +15,34 @@ from objectives.objective import Batch, Objective, Outcome
 from objectives.targets import parts_of_a_step
 from training.accumulation import split_batch
 from training.arrangement import Arrangement
+from training.course import Course, Stopwatch
 from training.optimization import Optimization
 from training.ranks import mean_over_ranks, sum_over_ranks
 
 
 class Pretraining(L.LightningModule):
-    """Trains an objective for a number of steps.
+    """Trains an objective until its budget is spent.
 
     Args:
         objective: what is learned.
         optimization: how.
-        num_steps: the whole run, which the schedule spans.
+        course: how far the run is; the schedule spans it.
         batch_size: global samples a step.
         seed: of every draw, and of dropout.
         plain: what every checkpoint carries besides weights and states (the config, the encoder's recipe): plain containers.
         arrangement: on how many devices, in how many parts and how compiled it runs; by default none of that.
 
     Attributes:
+        watch: training time.
         loss, report: of the last step, the mean over ranks and parts.
+        first_loss: of the run's first step.
     """
 
     def __init__(
         self,
         objective: Objective,
         optimization: Optimization,
-        num_steps: int,
+        course: Course,
         batch_size: int,
         seed: int,
         plain: dict | None = None,
@@ -47,9 +50,10 @@ class Pretraining(L.LightningModule):
     ):
         super().__init__()
         self.objective, self.optimization = objective, optimization
-        self.num_steps, self.batch_size, self.seed, self.plain = num_steps, batch_size, seed, plain or {}
+        self.course, self.batch_size, self.seed, self.plain = course, batch_size, seed, plain or {}
         self.arrangement = arrangement or Arrangement()
-        self.loss = torch.tensor(float("nan"))
+        self.watch = Stopwatch()
+        self.loss = self.first_loss = torch.tensor(float("nan"))
         self.report: dict[str, Tensor] = {}
         self.corrupt_samples = 0
         self._counts_targets = True
@@ -63,6 +67,10 @@ class Pretraining(L.LightningModule):
         with self.arrangement.whole(self.objective) as objective:
             yield objective
 
+    def on_train_start(self) -> None:
+        self.watch.start()
+        self.trainer.should_stop = self.course.finished  # resumed after its last step: only the result is missing
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.corrupt_samples += int(batch.get("corrupt", 0))
         parts = split_batch(batch, self.arrangement.accumulate)
@@ -71,6 +79,8 @@ class Pretraining(L.LightningModule):
         columns = zip(*([outcome.loss, *outcome.report.values()] for outcome in outcomes), strict=True)
         self.loss, *values = mean_over_ranks([torch.stack([x.detach().float() for x in column]).mean() for column in columns])
         self.report = dict(zip(names, values, strict=True))
+        if self.global_step == 0:
+            self.first_loss = self.loss
         if self.loss.device.type == "cpu" or self.global_step % 10 == 0:  # reading a GPU's loss waits for it
             self.stop_if_not_finite()
         return outcomes[-1].loss / len(parts)
@@ -116,7 +126,7 @@ class Pretraining(L.LightningModule):
             what = self._broken_weight()
         if what is not None:
             raise RunStopped(
-                f"{what} at step {self.global_step} of {self.num_steps}, learning rate {self.lr:.2g}; "
+                f"{what} at {self.course.position}, learning rate {self.lr:.2g}; "
                 f"try a smaller optimizer.base_lr or optimizer.clip_norm=1",
                 exit_code=1,
                 everywhere=True,
@@ -134,18 +144,32 @@ class Pretraining(L.LightningModule):
         return max(group["lr"] for group in self.optimizers().param_groups)
 
     def optimizer_step(self, *arguments: object, **settings: object) -> None:
+        self.optimization.move_weight_decay(self.optimizers().param_groups, self.global_step, self.course.num_steps)
         super().optimizer_step(*arguments, **settings)
-        # not in on_train_batch_end: callbacks save checkpoints there, and a teacher must have moved before
-        self.objective.after_step(min(1.0, (self.global_step + 1) / self.num_steps))
+        # not in on_train_batch_end: the schedule moves before it, and callbacks save checkpoints there
+        seconds = self.watch.seconds
+        if self.course.timed:
+            seconds = self.trainer.strategy.broadcast(seconds)  # ranks that stop at different steps would wait for each other
+        self.course.advance(self.global_step + 1, seconds)
+        self.trainer.should_stop |= self.course.finished
+        self.objective.after_step(self.course.progress)
 
     def configure_optimizers(self) -> dict:
-        optimizer = self.optimization.optimizer(self.objective, self.objective.encoder, self.batch_size)
-        schedule = LambdaLR(optimizer, lambda step: self.optimization.lr_factor(step, self.num_steps))
+        optimizer = self.optimization.optimizer(self.objective, self.batch_size)
+        schedule = LambdaLR(optimizer, lambda step: self.optimization.lr_factor(step, self.course.num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        corrupt = sum_over_ranks(self.corrupt_samples)
-        checkpoint["headstart"] = {**self.plain, "num_steps": self.num_steps, "corrupt_samples": corrupt}
+        checkpoint["headstart"] = {
+            **self.plain,
+            "position": self.course.position,
+            "finished": self.course.finished,
+            "seconds": self.watch.seconds,
+            "paused": self.watch.paused,
+            "first_loss": self.first_loss.item(),
+            "loss": self.loss.item(),
+            "corrupt_samples": sum_over_ranks(self.corrupt_samples),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         own, saved = self.state_dict(), checkpoint["state_dict"]
@@ -154,8 +178,12 @@ class Pretraining(L.LightningModule):
         wrong += [name for name in own if name in saved and own[name].shape != saved[name].shape]
         if wrong:
             raise BadInput(f"the checkpoint does not fit this run's configuration: {wrong[0]} ({len(wrong)} differences)")
+        recorded = checkpoint["headstart"]
+        self.watch.before, self.watch.paused = recorded["seconds"], recorded["paused"]
+        self.first_loss, self.loss = (torch.tensor(recorded[name]) for name in ("first_loss", "loss"))
         if self.global_rank == 0:
-            self.corrupt_samples = checkpoint["headstart"]["corrupt_samples"]
+            self.corrupt_samples = recorded["corrupt_samples"]
+        self.course.advance(checkpoint["global_step"], self.watch.before)
 
 
 def _local(weight: Tensor) -> Tensor:

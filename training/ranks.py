@@ -1,12 +1,9 @@
 """Which of several processes this one is, and how they agree. A process without others is the first of one."""
 
 import os
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from signal import SIGTERM
 from typing import Any, TypeVar
 
 import torch
@@ -132,7 +129,6 @@ def join(settings: dict[str, Any]) -> Ranks:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(timeout=PATIENCE)
-    _end_with_parent()
     return ranks
 
 
@@ -149,18 +145,6 @@ def _translate_slurm(ranks: Ranks) -> None:
         "MASTER_ADDR": environment.main_address,
         "MASTER_PORT": str(environment.main_port),
     }
-
-
-def _end_with_parent() -> None:
-    """A launcher that is killed cannot tell its ranks; without it they would go on, and a resumed run beside them."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def mean_over_ranks(values: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -19,10 +19,11 @@ from reports.result import Result, read_result
 from training.budget import Budget
 from training.checkpoint_files import newest_checkpoint
 from training.checkpoints import remove
+from training.energy import Energy
 from training.monitors import Monitors
 from training.optimization import REFERENCE_BATCH
 from training.pretraining import Pretraining
-from training.progress import ProgressLine
+from training.progress import samples_per_second
 from training.ranks import sum_over_ranks
 
 VERSIONS = ("torch", "torchvision", "lightning", "hydra-core", "timm", "transformers")
@@ -129,37 +130,42 @@ class Run:
             print(f"'{folder}' was interrupted before its first checkpoint; it begins again", flush=True)
             return run
         run.resume_point, point = newest_checkpoint(folder)
-        run.first_step, num_steps = point["global_step"], point["headstart"].get("num_steps", 0)
-        if run.first_step >= num_steps and (folder / "result.json").exists():
+        run.first_step, recorded = point["global_step"], point["headstart"]
+        if recorded.get("finished") and (folder / "result.json").exists():
             if config["resume"] != AUTO:
-                raise BadInput(f"run '{folder}' is finished (step {run.first_step} of {num_steps}); there is nothing to resume")
+                raise BadInput(f"run '{folder}' is finished ({recorded['position']}); there is nothing to resume")
             run.finished = True
         return run
 
-    def announce(self, module: Pretraining, spec: DataSpec, flops: float, resolved: dict[str, str]) -> None:
+    def announce(self, module: Pretraining, spec: DataSpec, budget: Budget, flops: float, resolved: dict[str, str]) -> None:
         """Print what was resolved, before the first step."""
-        names, recipe = self.config["names"], module.optimization
-        steps, batch = module.num_steps, module.batch_size
+        names, recipe, batch = self.config["names"], module.optimization, module.batch_size
         encoder = module.objective.encoder
         patches = f", {encoder.num_patches} patches of {encoder.patch_size} px" if encoder.num_patches else ""
-        shape = (
-            f"blocks of {spec.block_length} tokens, vocabulary {spec.vocabulary.size:,}"
-            if spec.vocabulary is not None
-            else f"samples, {spec.image_size} px, {spec.num_classes} classes"
-        )
+        shape = {
+            "image": f"samples, {spec.image_size} px, {spec.num_classes} classes",
+            "text": f"blocks of {spec.block_length} tokens",
+            "image_text": f"pairs, {spec.image_size} px, captions of up to {spec.block_length} tokens",
+        }[spec.modality]
+        shape += f", vocabulary {spec.vocabulary.size:,}" if spec.vocabulary is not None else ""
         lines = {
             "run": str(self.folder) + (f" (resumed at step {self.first_step})" if self.first_step else ""),
             "objective": f"{names['objective']}, {flops:.3g} FLOPs a sample",
             "model": f"{names['model']}, {num_parameters(encoder):,} parameters of {num_parameters(module):,} trained{patches}",
+            **{
+                setting: f"{self.config['objective'][setting]}, {num_parameters(part):,} parameters"
+                for name, part in module.objective.exports().items()
+                if (setting := name.replace("_encoder", "_model")) in self.config["objective"]
+            },
             "data": f"{spec.name}, {spec.num_train:,} training {shape}",
-            "budget": f"{steps:,} steps x {batch} samples = {steps * batch / spec.num_train:.2f} epochs, "
-            f"{steps * batch * flops:.3g} FLOPs",
+            "budget": budget_line(budget, module, spec, flops),
             "lr": f"{recipe.base_lr:g} x batch {batch} / {REFERENCE_BATCH} = {recipe.peak_lr(batch):g}, "
             f"warm-up {recipe.warmup:g} of the steps, then cosine",
             "speed": ", ".join(f"{name} {value}" for name, value in resolved.items()),
         }
+        width = max(map(len, lines))
         for name, line in lines.items():
-            print(f"{name:>9}  {line}", flush=True)
+            print(f"{name:>{width}}  {line}", flush=True)
 
     def finish(
         self,
@@ -168,26 +174,26 @@ class Run:
         budget: Budget,
         flops: float,
         resolved: dict[str, str],
-        progress: ProgressLine,
         monitors: Monitors,
+        energy: Energy,
     ) -> float:
-        """Export the encoder, write the result, print where things are and what to type next.
+        """Export what was learned, write the result, print where things are and what to type next.
 
         Only the first rank does; the others help it to gather the weights.
 
         Returns:
             The validation k-NN accuracy, or minus the last loss where there is none.
         """
-        if module.global_step != module.num_steps:
-            raise RunStopped(f"training ended at step {module.global_step} of {module.num_steps}", 1, everywhere=True)
+        if not module.course.finished:
+            raise RunStopped(f"training ended at {module.course.position}", 1, everywhere=True)
         corrupt_samples = sum_over_ranks(module.corrupt_samples)
         with module.whole() as objective:
-            weights = objective and save_encoder(objective.encoder, self.folder)
-        if weights is None:
-            return 0.0
+            if objective is None:
+                return 0.0
+            weights = {name: save_encoder(part, self.folder, name) for name, part in objective.exports().items()}
         names, encoder = self.config["names"], module.objective.encoder
-        samples = module.num_steps * module.batch_size
-        metrics = {"first_loss": progress.losses[0][1], "last_loss": progress.losses[-1][1], **monitors.metrics}
+        watch, samples = module.watch, module.course.step * module.batch_size
+        metrics = {"first_loss": module.first_loss.item(), "last_loss": module.loss.item(), **monitors.metrics}
         result = Result(
             kind="pretrain",
             objective=names["objective"],
@@ -196,20 +202,22 @@ class Run:
             seed=self.config["seed"],
             budget_asked={"unit": budget.unit, "amount": budget.amount},
             budget_spent={
-                "steps": module.num_steps,
+                "steps": module.course.step,
                 "samples": samples,
                 "epochs": samples / spec.num_train,
                 "flops": samples * flops,
+                "minutes": watch.seconds / 60,
             }
-            | ({"tokens": samples * spec.block_length} if spec.block_length else {}),
+            | ({"tokens": samples * spec.block_length} if spec.modality == "text" else {})
+            | energy.spent,
             parameters={"encoder": num_parameters(encoder), "total": num_parameters(module)},
-            samples_per_second=progress.samples_per_second,
-            seconds=progress.seconds,
+            samples_per_second=samples_per_second(module),
+            seconds=watch.seconds + watch.paused,
             peak_memory_bytes=peak_memory_bytes(),
             metrics=metrics,
             settings={
                 **resolved,
-                "monitor_seconds": monitors.seconds,
+                "monitor_seconds": watch.paused,
                 "corrupt_samples": corrupt_samples,
                 "resumed_at_step": self.first_step,
             },
@@ -217,12 +225,18 @@ class Run:
             git_commit=git_commit(),
         )
         path = result.write(self.folder)
-        print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {progress.seconds:.0f} s", end="")
+        print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {result.seconds:.0f} s", end="")
         print(f", {corrupt_samples} corrupt pictures replaced" if corrupt_samples else "")
         print("  ".join(f"{name} {value:.4g}" for name, value in monitors.metrics.items()))
-        print(f"result:  {path}\nencoder: {weights}")
-        print(f"look:    tensorboard --logdir {self.folder / 'tensorboard'}")
-        print(f"next:    python finetune.py checkpoint={self.folder} transfer=linear")
+        transfer = "retrieval" if spec.modality == "image_text" else "linear"
+        places = {
+            "result": path,
+            **weights,
+            "look": f"tensorboard --logdir {self.folder / 'tensorboard'}",
+            "next": f"python finetune.py checkpoint={self.folder} transfer={transfer}",
+        }
+        for name, place in places.items():
+            print(f"{name + ':':<{max(map(len, places)) + 1}} {place}")
         if self._lock is not None:
             self._lock.release()
         return score(self.folder)
@@ -241,6 +255,19 @@ def first_difference(ours: Any, theirs: Any, name: str = "") -> str | None:
         found = (first_difference(ours.get(key), theirs.get(key), f"{name}.{key}" if name else key) for key in keys)
         return next((line for line in found if line is not None), None)
     return None if ours == theirs else f"{name} is {theirs} there, {ours} here"
+
+
+def budget_line(budget: Budget, module: Pretraining, spec: DataSpec, flops: float) -> str:
+    """What the run will come to, as far as that is known before its first step."""
+    batch = module.batch_size
+    if module.course.timed:
+        return f"{budget.amount:g} minutes of training time, {batch} samples and {batch * flops:.3g} FLOPs a step"
+    samples = module.course.most_steps * batch
+    tokens = f"{samples * spec.block_length:,} tokens, " if spec.block_length else ""
+    return (
+        f"{module.course.most_steps:,} steps x {batch} samples = {samples / spec.num_train:.2f} epochs, "
+        f"{tokens}{samples * flops:.3g} FLOPs"
+    )
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -11,12 +11,13 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
 
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, kernels_used, set_attention
 from models.encoder import Encoder
-from objectives.objective import Objective
 from training.checkpoint_files import PlainFiles
+from training.course import Course
 from training.ranks import Ranks
 from training.sharding import Sharded
 
@@ -26,13 +27,13 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def build_trainer(
     settings: dict[str, Any],
     folder: Path,
-    num_steps: int,
+    course: Course,
     clip_norm: float | None,
     callbacks: list[L.Callback],
     ranks: Ranks | None = None,
     resumed_at: int | None = None,
 ) -> L.Trainer:
-    """A Trainer that runs `num_steps` as one Lightning epoch over the endless order of samples.
+    """A Trainer that runs a course as one Lightning epoch over the endless order of samples.
 
     Args:
         ranks: this process among those of the run; by default it is alone.
@@ -50,7 +51,7 @@ def build_trainer(
         num_nodes=ranks.num_nodes,
         strategy=_strategy(settings, ranks),
         precision=PRECISIONS[resolve_precision(settings["precision"], device_type(settings["accelerator"]))],
-        max_steps=num_steps,
+        max_steps=course.most_steps,
         max_epochs=1,
         gradient_clip_val=clip_norm,
         logger=TensorBoardLogger(
@@ -75,11 +76,12 @@ def _strategy(settings: dict[str, Any], ranks: Ranks) -> Strategy | str:
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def prepare_speed(module: Objective | Encoder, settings: dict[str, Any]) -> dict[str, str]:
-    """Set the attention kernel of an objective or encoder; returns what every `auto` became, for log and result."""
+def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
+    """Set the attention kernel of all encoders inside a module; returns what every `auto` became, for log and result."""
     device = device_type(settings["accelerator"])
     precision = resolve_precision(settings["precision"], device)
-    kernel, reason = choose_attention(settings["attention"], device, getattr(module, "encoder", module).num_tokens)
+    longest = max(encoder.num_tokens for encoder in module.modules() if isinstance(encoder, Encoder))
+    kernel, reason = choose_attention(settings["attention"], device, longest)
     set_attention(module, kernel)
     attention = f"{kernel} ({reason})" if kernels_used(module) else "none (no attention layers)"
     return {"device": device, "precision": precision, "attention": attention}
@@ -121,5 +123,6 @@ def _quieten() -> None:
         ".*treespec.*",
         ".*log_every_n_steps.*",
         ".*broadcast_buffers.*",
+        ".*in eval mode at the start of training.*",  # towers that are locked, teachers
     ):
         warnings.filterwarnings("ignore", message)

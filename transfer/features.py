@@ -1,9 +1,9 @@
-"""Frozen features of a split: eval mode, evaluation view, no gradient, each sample once."""
+"""Frozen features of a split, and embeddings of pictures and texts: eval mode, evaluation view, no gradient, each once."""
 
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from rich import get_console
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from datamodules.contract import Data
 from datamodules.loading import batches
 from models.encoder import Encoder
+from models.pair import Pair
 
+TEXTS_AT_ONCE = 256
 Step = TypeVar("Step")
 
 
@@ -43,36 +45,76 @@ def extract(
         limit: take that many samples, evenly spaced.
         precision: "fp32", "bf16" or "fp16", of the forward pass.
     """
-    read, labels = _read(encoder, lambda inputs: {"pooled": encoder(inputs).pooled}, data, split, limit, workers, precision)
-    return read["pooled"], labels
+
+    def pooled(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"pooled": encoder(encoder.inputs(batch)).pooled}
+
+    read, batches_read = _read(encoder, pooled, data, split, limit, workers, precision)
+    return read["pooled"], batches_read["label"]
 
 
 def extract_readouts(
     encoder: Encoder, data: Data, split: str, workers: int = 0, precision: str = "fp32"
 ) -> tuple[dict[str, Tensor], Tensor]:
     """As `extract`, but everything among which a probe may choose: readout -> (n, D)."""
-    return _read(encoder, encoder.readouts, data, split, None, workers, precision)
+    read, batches_read = _read(
+        encoder, lambda batch: encoder.readouts(encoder.inputs(batch)), data, split, None, workers, precision
+    )
+    return read, batches_read["label"]
+
+
+def embed_pictures(
+    pair: Pair, data: Data, split: str, workers: int = 0, precision: str = "fp32"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(unit vectors (n, E) float32, labels (n,), numbers in the split (n,)) of all readable pictures, on the CPU."""
+    read, batches_read = _read(
+        pair, lambda batch: {"image": pair.images(batch["views"][:, 0])}, data, split, None, workers, precision
+    )
+    return read["image"], batches_read["label"], batches_read["index"]
+
+
+def embed_texts(pair: Pair, texts: list[str], precision: str = "fp32") -> Tensor:
+    """(n, E) unit vectors float32 of texts in their order, on the CPU."""
+    rows = pair.rows(texts)
+    ids, present = rows["ids"], rows["present"]
+    by_length = present.sum(1).argsort()  # texts of about one length go together, so that little is padding
+    embedded = []
+    with frozen(pair), _at(precision, ids.device.type):
+        for chunk in watched(by_length.split(TEXTS_AT_ONCE), "embeddings of texts"):
+            longest = int(present[chunk].sum(1).max())
+            chunk_rows = {"ids": ids[chunk, :longest], "present": present[chunk, :longest]}
+            embedded.append(pair.texts(chunk_rows).float().cpu())
+    return torch.cat(embedded)[by_length.argsort().cpu()]
+
+
+def _at(precision: str, device_type: str) -> torch.autocast:
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device_type, half or torch.bfloat16, enabled=half is not None)
 
 
 def _read(
-    encoder: Encoder,
-    read: Callable[[Any], dict[str, Tensor]],
+    module: nn.Module,
+    read: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     data: Data,
     split: str,
     limit: int | None,
     workers: int,
     precision: str,
-) -> tuple[dict[str, Tensor], Tensor]:
-    device = next(chain(encoder.parameters(), encoder.buffers())).device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(what is read of the samples, their "label" and "index"), each (n, ...) on the CPU; labels are -1 where none are."""
+    device = next(chain(module.parameters(), module.buffers())).device
     features: dict[str, list[Tensor]] = {}
-    labels = []
+    known: dict[str, list[Tensor]] = {"label": [], "index": []}
     loader = data.evaluation_loader(split, limit, workers)
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     shown = batches(loader) if limit is not None else watched(batches(loader), f"features of {split}", len(loader))
-    with frozen(encoder), torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
+    with frozen(module), _at(precision, device.type):
         for batch in shown:
-            batch = {name: value.to(device) for name, value in batch.items()}
-            for name, read_BD in read(encoder.inputs(batch)).items():
+            known["index"].append(batch["index"])
+            known["label"].append(batch["label"] if "label" in batch else torch.full_like(batch["index"], -1))
+            for name, read_BD in read({name: value.to(device) for name, value in batch.items()}).items():
                 features.setdefault(name, []).append(read_BD.float().cpu())
-            labels.append(batch["label"].cpu() if "label" in batch else torch.full_like(batch["index"].cpu(), -1))
-    return {name: torch.cat(parts) for name, parts in features.items()}, torch.cat(labels)
+    return _joined(features), _joined(known)
+
+
+def _joined(parts: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(several) for name, several in parts.items()}

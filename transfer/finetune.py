@@ -13,6 +13,7 @@ from models.attention import set_attention
 from models.encoder import Encoder
 from objectives.supervised import Supervised
 from objectives.supervised_text import SupervisedText
+from training.course import Steps
 from training.optimization import Optimization
 from training.pretraining import Pretraining
 from training.progress import ProgressLine
@@ -63,6 +64,7 @@ class FineTune:
         )
         batch_size = min(batch_size, data.spec.num_train)
         num_steps = max(self.min_steps, epochs * data.spec.num_train // batch_size)
+        course = Steps(num_steps)
         if encoder.modality == "text":
             objective = SupervisedText(encoder, data.spec, label_smoothing, self.drop_path)
         else:
@@ -70,8 +72,8 @@ class FineTune:
         encoder.set_drop_path(self.drop_path)
         prepare_speed(objective, bench.trainer)
         optimization = Optimization(self.algorithm, base_lr, self.weight_decay, self.warmup, self.clip_norm, self.layer_decay)
-        module = Pretraining(objective, optimization, num_steps, batch_size, bench.seed)
-        trainer = build_trainer(bench.trainer, bench.folder, num_steps, self.clip_norm, [ProgressLine()])
+        module = Pretraining(objective, optimization, course, batch_size, bench.seed)
+        trainer = build_trainer(bench.trainer, bench.folder, course, self.clip_norm, [ProgressLine()])
         loader = data.train_loader(
             objective.views(), bench.seed, num_steps, workers=bench.trainer["workers"], batch_size=batch_size
         )

@@ -8,10 +8,18 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from datamodules.contract import Task
+from conf import choices_of, modality
+from datamodules.contract import Data, Task
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
+from models.pair import Pair
+
+LABELLED = {
+    "text": "datamodule=text_classification, glue or kjv",
+    "image": "class folders, or a labelled collection",
+    "image_text": "class folders, a labelled collection, or transfer=retrieval",
+}
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,43 @@ class Bench:
 
 
 class TransferProtocol(Protocol):
-    """What `conf/transfer/*.yaml` builds."""
+    """What `conf/transfer/*.yaml` builds.
 
-    def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
+    A protocol may further say, as attributes of its class:
+        takes: "pair" where it compares pictures with texts, instead of "encoder".
+        judges: "captions" where it needs no classes, instead of "labels".
+        metric: what it reports first, instead of the task's `spec.selection`.
+    """
+
+    def __call__(self, model: Encoder | Pair, data: Task, bench: Bench) -> dict[str, float | str]:
         """Metrics by name, on the test split; choices are made on the validation split, by the metric `spec.selection`."""
+
+
+def takes_pair(protocol: TransferProtocol) -> bool:
+    """Whether a protocol (or its class) is for two towers, which learns from no labels of the task."""
+    return getattr(protocol, "takes", "encoder") == "pair"
+
+
+def judged_part(protocol: TransferProtocol, data: Data, label_fraction: float, seed: int) -> Data:
+    """What of the opened data a protocol judges on: the labelled task, with a share of its labels, or all with captions.
+
+    Raises:
+        BadInput: there are no labels or captions, or a share of labels where none are learned from.
+    """
+    if takes_pair(protocol) and label_fraction != 1:
+        raise BadInput(f"label_fraction={label_fraction}: this transfer learns from no labels")
+    if getattr(protocol, "judges", "labels") == "captions":
+        if data.modality != "image_text":
+            raise BadInput(f"data set '{data.spec.name}' has no captions; datamodules that fit: {_fitting('image_text')}")
+        return data
+    if data.task is None:
+        raise BadInput(f"data set '{data.spec.name}' has no labels; transfer needs a labelled one: {LABELLED[data.modality]}")
+    check_task(data.task)
+    return data.task.with_label_fraction(label_fraction, seed)
+
+
+def _fitting(wanted: str) -> str:
+    return ", ".join(choice for choice in choices_of("datamodule") if modality("datamodule", choice) == wanted)
 
 
 def check_task(data: Task) -> None:

@@ -6,19 +6,26 @@ from typing import Any
 
 import yaml
 
-from conf import build, choices_of, read_choice
-from conf.targets import class_at
-from datamodules.contract import Task
+from conf import build, choices_of, class_at, class_of, modality, read_choice
+from datamodules.contract import Data, Task
+from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
-from models.export import build_encoder, load_encoder
+from models.export import build_encoder, build_pair, load_encoder, load_pair
+from models.pair import Pair
 from reports.result import Result, read_result
 from training.checkpoint_files import read_checkpoint
-from training.fitting import modality
 from training.run import git_commit, peak_memory_bytes, read_config, versions
+from transfer.protocol import TransferProtocol, takes_pair
 
-LABELLED_TEXT = "datamodule=text_classification, glue or kjv"
-USUAL_MODEL = {"image": "vit_t", "text": "bert_mini"}
+USUAL_MODEL = {"image": "vit_t", "text": "bert_mini", "image_text": "vit_t"}
+READABLE = {"image": ("image", "image_text"), "text": ("text",), "image_text": ("image_text", "image")}  # model -> data
+IN_CHECKPOINT = {  # where an objective's state holds what it exports
+    "encoder": "objective.encoder.net.",
+    "image_encoder": "objective.encoder.net.",
+    "text_encoder": "objective.text_encoder.net.",
+    "pair": "objective.head.",
+}
 RANDOM = "random"  # the name of the baseline in results and tables
 
 
@@ -30,7 +37,9 @@ class Source:
         name: the checkpoint as given, or "none".
         objective, model, seed: of the pre-training run; "random" where there was none.
         data: the data set's name that the run was trained on, or None.
-        encoder: loaded, or None where it is still to be built from `model_settings`.
+        encoder: loaded, or None where it is still to be built from `model_settings`; of a pair the one for pictures.
+        pair: loaded, or None where the run has none.
+        text_model: the choice beside `model_settings`, where a pair is to be built.
         config: the pre-training run's configuration.
         cost: what pre-training cost: seconds, FLOPs, samples.
     """
@@ -41,76 +50,107 @@ class Source:
     seed: int | None = None
     data: str | None = None
     encoder: Encoder | None = None
+    pair: Pair | None = None
     model_settings: dict[str, Any] | None = None
+    text_model: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def find(
-        cls, checkpoint: str, outputs: str, model_settings: dict[str, Any] | None, model: str | None, kind: str
-    ) -> "Source":
+    def find(cls, settings: dict[str, Any], choices: dict[str, str | None], protocol: TransferProtocol) -> "Source":
         """The setting `checkpoint`: a run folder, a checkpoint file, "latest", or "none".
 
         Args:
-            model_settings, model: the config node `model` and its name, for "none".
-            kind: modality of the data, which decides on the usual model for "none".
+            settings: the whole configuration; its `model` is for "none".
+            choices: the names of its groups.
+            protocol: must be given a pair, or an encoder.
 
         Raises:
-            BadInput: there is no such thing, it cannot be read, or it holds no encoder.
+            BadInput: there is no such thing, it cannot be read, or it does not hold what the protocol takes.
         """
+        checkpoint, model_settings = settings["checkpoint"], settings.get("model")
         if checkpoint == "none":
-            if model_settings is None:
-                model = USUAL_MODEL[kind]
-                model_settings = read_choice("model", model)
-            return cls("none", RANDOM, model, model_settings=model_settings)
+            kind = modality("datamodule", choices["datamodule"]) if choices.get("datamodule") else "image"
+            model = choices["model"] if model_settings is not None else USUAL_MODEL[kind]
+            return cls(
+                "none",
+                RANDOM,
+                model,
+                model_settings=model_settings or read_choice("model", model),
+                text_model=settings["text_model"],
+            )
         if model_settings is not None:
             raise BadInput("the checkpoint says which model it holds; model= goes with checkpoint=none only")
-        path = newest_run(Path(outputs)) if checkpoint == "latest" else Path(checkpoint)
+        path = newest_run(Path(settings["outputs"])) if checkpoint == "latest" else Path(checkpoint)
         if path.is_dir():
-            return cls._from_run(path)
-        if path.is_file():
-            return cls._from_file(path)
-        raise BadInput(f"checkpoint='{checkpoint}' is neither a run folder, nor a checkpoint file, nor latest or none")
+            source = cls._from_run(path)
+        elif path.is_file():
+            source = cls._from_file(path)
+        else:
+            raise BadInput(f"checkpoint='{checkpoint}' is neither a run folder, nor a checkpoint file, nor latest or none")
+        if takes_pair(protocol) and source.pair is None:
+            fitting = [choice for choice in choices_of("transfer") if not takes_pair(class_of("transfer", choice))]
+            raise BadInput(
+                f"transfer={choices['transfer']} compares pictures with texts, and checkpoint='{checkpoint}' "
+                f"(objective={source.objective}) has one encoder only; transfer choices that fit: {', '.join(fitting)}"
+            )
+        return source
 
     @classmethod
     def _from_run(cls, folder: Path) -> "Source":
-        config, encoder = read_config(folder), load_encoder(folder)
+        config = read_config(folder)
+        learned = load_pair(folder) if (folder / "pair.json").is_file() else load_encoder(folder)
         cost: dict[str, float] = {}
         if (folder / "result.json").is_file():
             record = read_result(folder / "result.json")
             cost = {**record.budget_spent, "seconds": record.seconds}
-        return cls._of_config(str(folder), config, encoder, cost)
+        return cls._of_config(str(folder), config, learned, cost)
 
     @classmethod
     def _from_file(cls, path: Path) -> "Source":
-        if path.name in ("encoder.safetensors", "encoder.json"):
+        if path.suffix in (".safetensors", ".json"):
             return cls._from_run(path.parent)
         checkpoint = read_checkpoint(path)
-        prefix = "objective.encoder.net."
-        weights = {
-            name.removeprefix(prefix): tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(prefix)
+        recorded, state = checkpoint["headstart"], checkpoint["state_dict"]
+        parts = {
+            name: (recorded[name], {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+            for name, prefix in IN_CHECKPOINT.items()
+            if name in recorded
         }
-        recorded = checkpoint["headstart"]
-        return cls._of_config(str(path), recorded["config"], build_encoder(recorded["encoder"], weights), {})
+        learned = build_pair(parts) if "pair" in parts else build_encoder(*parts["encoder"])
+        return cls._of_config(str(path), recorded["config"], learned, {})
 
     @classmethod
-    def _of_config(cls, name: str, config: dict, encoder: Encoder, cost: dict[str, float]) -> "Source":
+    def _of_config(cls, name: str, config: dict, learned: Encoder | Pair, cost: dict[str, float]) -> "Source":
+        learned.train()  # as a fresh one is: probes freeze it, and fine-tuning trains in the mode that it finds
         names = config["names"]
-        return cls(name, names["objective"], names["model"], config["seed"], names["datamodule"], encoder, None, config, cost)
+        pair = learned if isinstance(learned, Pair) else None
+        return cls(
+            name,
+            names["objective"],
+            names["model"],
+            config["seed"],
+            names["datamodule"],
+            encoder=learned if pair is None else pair.image_encoder,
+            pair=pair,
+            config=config,
+            cost=cost,
+        )
 
-    def open_task(self, given: dict[str, Any] | None) -> Task:
-        """The labelled data to be judged on: as given, else the run's own; shaped as the encoder takes them.
+    def open_data(self, given: dict[str, Any] | None, protocol: TransferProtocol) -> Data:
+        """The data to be judged on: as given, else the run's own; shaped as the model takes them.
 
         Raises:
-            BadInput: of another modality than the encoder, or without labels.
+            BadInput: of another modality than the model.
         """
         if given is None and not self.config:
-            given = read_choice("datamodule", "emoji")
+            given = read_choice("datamodule", "emoji_captions" if takes_pair(protocol) else "emoji")
         settings = dict(given if given is not None else self.config["datamodule"])
         encoded = self.encoder.modality if self.encoder is not None else class_at(self.model_settings["_target_"]).modality
+        readable = READABLE["image_text" if takes_pair(protocol) else encoded]
         found = class_at(settings["_target_"]).modality
-        if found != encoded:
-            fitting = [choice for choice in choices_of("datamodule") if modality("datamodule", choice) == encoded]
+        if found not in readable:
+            fitting = [choice for choice in choices_of("datamodule") if modality("datamodule", choice) in readable]
             raise BadInput(
                 f"model={self.model} is for {encoded}, the data for {found}; datamodules that fit: {', '.join(fitting)}"
             )
@@ -119,10 +159,31 @@ class Source:
             late["tokenizer"] = self.encoder.vocabulary
         elif self.encoder is not None:
             settings["image_size"] = self.encoder.image_size
-        data = build({name: value for name, value in settings.items() if name not in late}, **late)
-        if data.task is None:
-            raise BadInput(f"data set '{data.spec.name}' has no labels; transfer needs a labelled one: {LABELLED_TEXT}")
-        return data.task
+        if self.pair is not None and found == "image_text":
+            late["tokenizer"] = self.pair.text_encoder.vocabulary
+        return build({name: value for name, value in settings.items() if name not in late}, **late)
+
+    def model_for(self, protocol: TransferProtocol, opened: DataSpec, judged: DataSpec) -> Encoder | Pair:
+        """What the protocol takes: loaded, or for "none" with fresh weights.
+
+        Args:
+            opened: of the whole data set, which a fresh pair is built for.
+            judged: of the part of it that is judged on, which a fresh encoder is built for.
+
+        Raises:
+            BadInput: data without captions have no vocabulary to build a pair for.
+        """
+        if not takes_pair(protocol):
+            return self.encoder or build(self.model_settings, spec=judged)
+        if self.pair is not None:
+            return self.pair
+        if opened.vocabulary is None:
+            raise BadInput(
+                f"checkpoint=none builds a text model for the words of the data, and '{opened.name}' has none; "
+                "fits: datamodule=emoji_captions"
+            )
+        settings = read_choice("objective", "clip") | {"text_model": self.text_model}
+        return build(settings, encoder=build(self.model_settings, spec=opened), spec=opened).pair
 
 
 def newest_run(outputs: Path) -> Path:
@@ -131,10 +192,10 @@ def newest_run(outputs: Path) -> Path:
     Raises:
         BadInput: there is none.
     """
-    encoders = sorted(outputs.rglob("encoder.json"), key=lambda path: path.stat().st_mtime)
-    if not encoders:
+    written = [path for name in ("encoder.json", "pair.json") for path in outputs.rglob(name)]
+    if not written:
         raise BadInput(f"there is no finished run in '{outputs}' yet; start one: python train.py objective=mae")
-    return encoders[-1].parent
+    return max(written, key=lambda path: path.stat().st_mtime).parent
 
 
 def finish(
@@ -142,8 +203,9 @@ def finish(
     settings: dict[str, Any],
     choices: dict[str, str | None],
     source: Source,
+    protocol: TransferProtocol,
     data: Task,
-    encoder: Encoder,
+    model: Encoder | Pair,
     metrics: dict[str, float | str],
     seconds: float,
     resolved: dict[str, str],
@@ -151,7 +213,8 @@ def finish(
     """Write `config.yaml` and `result.json`, print what was found; returns the test score."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    protocol = choices["transfer"]
+    name, metric = choices["transfer"], getattr(protocol, "metric", data.spec.selection)
+    num_labels = 0 if takes_pair(protocol) else data.num_labels
     result = Result(
         kind="transfer",
         objective=source.objective,
@@ -159,7 +222,7 @@ def finish(
         data=source.data or data.spec.name,
         seed=source.seed if source.seed is not None else settings["seed"],
         budget_spent=source.cost,
-        parameters={"encoder": sum(weight.numel() for weight in encoder.parameters())},
+        parameters={"encoder": sum(weight.numel() for weight in model.parameters())},
         seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(),
         metrics=metrics,
@@ -167,19 +230,29 @@ def finish(
         versions=versions(),
         git_commit=git_commit(),
         transfer={
-            "protocol": protocol,
+            "protocol": name,
+            "settings": {key: value for key, value in settings["transfer"].items() if not key.startswith("_")},
             "data": data.spec.name,
             "label_fraction": settings["label_fraction"],
-            "metric": data.spec.selection,
-            "num_labels": data.num_labels,
+            "metric": metric,
+            "num_labels": num_labels,
             "num_test": data.splits["test"].num,
             "seed": settings["seed"],
             "checkpoint": source.name,
         },
     )
     path = result.write(folder)
-    shown = "  ".join(f"{name} {value}" if isinstance(value, str) else f"{name} {value:.4g}" for name, value in metrics.items())
-    print(f"{protocol} of {source.objective} ({source.name}) on {data.spec.name}, {data.num_labels} labels: {shown}")
+    print(f"{name} of {source.objective} ({source.name}) on {data.spec.name}, {num_labels} labels: {shown(metrics)}")
     print(f"{seconds:.1f} s  result: {path}")
     print(f"next: python compare.py report={settings['outputs']}")
-    return metrics[data.spec.selection]
+    return metrics[metric]
+
+
+def shown(metrics: dict[str, float | str]) -> str:
+    """Metrics in one line, each with its chance level where it has one."""
+    parts = []
+    for key, value in metrics.items():
+        if not key.startswith("chance_"):
+            chance = f" (chance {metrics[f'chance_{key}']:.4g})" if f"chance_{key}" in metrics else ""
+            parts.append(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}{chance}")
+    return "  ".join(parts)

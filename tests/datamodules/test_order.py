@@ -1,8 +1,9 @@
 """The order: every sample once an epoch, the same on any number of ranks, and continued anywhere."""
 
+import numpy as np
 import pytest
 
-from datamodules.order import Order, permutation
+from datamodules.order import Order, permutation, permutation_of_shards
 
 
 def batches(**changes) -> list[list[tuple[int, int]]]:
@@ -40,3 +41,35 @@ def test_going_on_at_any_batch_gives_the_rest(first):
 
 def test_length_is_that_of_the_whole_run():
     assert len(Order(10, 4, 5, 0, first_batch=3)) == 5
+
+
+def test_large_collections_are_shuffled_shard_by_shard():
+    shard = np.repeat(np.arange(40), [5, 15] * 20)
+    orders = [permutation_of_shards(seed, epoch, shard, window=60).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for order in orders:
+        assert sorted(order) == list(range(400))
+        visited = shard[order]
+        windows = [visited[first : first + 60] for first in range(0, 400, 60)]
+        assert max(len(set(window)) for window in windows) < 16  # what is read lies together,
+        assert min(len(set(window)) for window in windows[:-1]) > 3  # but not in one shard
+    assert len({tuple(order) for order in orders}) == 3
+    assert orders[0] == permutation_of_shards(0, 0, shard, window=60).tolist()
+
+
+def test_a_window_of_all_shards_is_a_uniform_shuffle():
+    shard = np.repeat(np.arange(4), 3)
+    places = np.array([np.argsort(permutation_of_shards(0, epoch, shard).numpy()) for epoch in range(600)])
+    counts = np.array([np.bincount(column, minlength=12) for column in places.T])  # sample x place
+    assert np.abs(counts - 50).max() < 5 * 50**0.5
+    together = (np.abs(places[:, 0] - places[:, 1]) == 1).mean()
+    assert abs(together - 1 / 6) < 4 * (5 / 36 / 600) ** 0.5
+
+
+def test_the_order_uses_shards_where_there_are_more_samples_than_a_window(monkeypatch):
+    monkeypatch.setattr("datamodules.order.WINDOW", 8)
+    shard = np.repeat(np.arange(5), 2)
+    seen = [index for batch in batches(shard=shard, num_batches=5) for _, index in batch]
+    assert seen[:10] == permutation_of_shards(0, 0, shard).tolist()
+    assert batches(shard=shard, first_batch=2) == batches(shard=shard)[2:]
+    monkeypatch.setattr("datamodules.order.WINDOW", 10)
+    assert batches(shard=shard) == batches()

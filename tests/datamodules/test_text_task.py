@@ -238,7 +238,7 @@ def test_bad_labelled_files_are_refused_in_one_line(tmp_path):
         ("two", {}, "holds several tasks: set datamodule.task; choices: mr, subj"),
         ("two", {"task": "subject"}, r"task='subject' is not in .*; did you mean subj\? choices: mr, subj"),
         ("new", {}, "label '2' in the split 'test' of 'new' has no training texts"),
-        ("no_train", {}, "holds no train.tsv, train.csv or train.jsonl"),
+        ("no_train", {}, "holds no train.tsv, train.csv, train.jsonl or train.parquet"),
         ("empty.tsv", {}, "has no rows"),
         ("header.tsv", {}, "has no rows"),
         ("blank.tsv", {}, "has no complete rows in its split 'train'"),

@@ -43,6 +43,7 @@ def test_each_document_is_once_in_one_split_and_ends_with_the_end_token(vocabula
         assert len(stream.document_ends) == num
         assert stream.num_tokens == len(stream.tokens)
         assert stream.num_bytes == stream.document_bytes.sum()
+        assert stream.token_counts.tolist() == np.bincount(stream.tokens, minlength=len(vocabulary.tokenizer)).tolist()
         for ids, size in zip(np.split(stream.tokens, stream.document_ends[:-1]), stream.document_bytes, strict=num > 0):
             if num:
                 assert expected.pop(tuple(ids.tolist())) == size

@@ -18,6 +18,7 @@ from conf import CONF, build
 from objectives.draw import Draw
 from training.arrangement import Arrangement, freeze_unused
 from training.checkpoints import Checkpoints
+from training.course import Steps
 from training.fitting import face
 from training.monitors import Monitors
 from training.pretraining import Pretraining
@@ -97,11 +98,12 @@ def fit(
         freeze_unused(objective, next(iter(data.train_loader(objective.views(), 0, 1, batch_size=4))))
     plain = {"config": {}, "encoder": encoder.exported()[1]}
     arrangement = Arrangement.of(speed, resolved)
-    module = Pretraining(objective, optimization, num_steps, data.batch_size, settings["seed"], plain, arrangement)
+    course = Steps(num_steps)
+    module = Pretraining(objective, optimization, course, data.batch_size, settings["seed"], plain, arrangement)
     found = Fit()
     monitors = Monitors(data, validation_probe, int(monitored), 40)
     callbacks = [monitors, Checkpoints(folder, until or num_steps), _Watch(found, until)]
-    trainer = build_trainer(speed, folder, num_steps, optimization.clip_norm, callbacks, ranks)
+    trainer = build_trainer(speed, folder, course, optimization.clip_norm, callbacks, ranks)
     loader = data.train_loader(objective.views(), settings["seed"], num_steps, first_step, 0, ranks.rank, ranks.size)
     with contextlib.suppress(Enough):
         trainer.fit(module, loader, ckpt_path=resume, weights_only=True)

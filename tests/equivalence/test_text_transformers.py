@@ -8,6 +8,7 @@ from conftest import jitter, text_batch, text_encoder, text_spec
 from torch import Tensor, nn
 from transformers import (
     BertForMaskedLM,
+    BertForPreTraining,
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForPreTraining,
@@ -25,7 +26,7 @@ from objectives.objective import Batch, Objective
 from objectives.prefix_lm import PrefixLanguageModel
 from objectives.rtd import ReplacedTokenDetection
 from objectives.span_corruption import SpanCorruption
-from objectives.token_noise import hide
+from objectives.token_noise import Noise, hide
 
 SPEC = text_spec(num_sentinels=8)
 
@@ -68,6 +69,19 @@ def assert_same(ours: Objective, mine: Tensor, other: Tensor) -> None:
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def labels_of(ids: Tensor, noise: Noise) -> Tensor:
+    labels = torch.full_like(ids, -100)
+    for row, place, used in zip(range(len(ids)), noise.place_BK, noise.used_BK, strict=True):
+        labels[row, place[used]] = ids[row, place[used]]
+    return labels
+
+
+def bert_state(ours: MaskedLanguageModel) -> dict[str, Tensor]:
+    state = under("bert.", ours.encoder.net) | transform("cls.predictions.transform.", ours.head)
+    state["cls.predictions.bias"] = state["cls.predictions.decoder.bias"] = ours.head.bias_V
+    return state | {"cls.predictions.decoder.weight": ours.encoder.embedding_VD}
+
+
 @pytest.mark.parametrize("settings", [{}, {"whole_word": True}, {"faithful": "bert"}, {"faithful": "roberta"}], ids=str)
 def test_masked_language_model_equals_bert(settings):
     ours = MaskedLanguageModel(text_encoder("bert", SPEC), SPEC, **settings)
@@ -76,15 +90,31 @@ def test_masked_language_model_equals_bert(settings):
     draw = draw_of(batch)
     noise = ours.choose(batch["ids"], draw)
     seen = hide(draw, batch["ids"], noise, ours.tables.mask, ours.random_ids())
-    labels = torch.full_like(seen, -100)
-    for row, place, used in zip(range(6), noise.place_BK, noise.used_BK, strict=True):
-        labels[row, place[used]] = batch["ids"][row, place[used]]
-    state = under("bert.", ours.encoder.net) | transform("cls.predictions.transform.", ours.head)
-    state["cls.predictions.bias"] = state["cls.predictions.decoder.bias"] = ours.head.bias_V
-    state["cls.predictions.decoder.weight"] = ours.encoder.embedding_VD
+    labels = labels_of(batch["ids"], noise)
+    state = bert_state(ours)
     present = batch.get("present", torch.ones_like(seen)).long()
     theirs = BertForMaskedLM(copy.deepcopy(ours.encoder.net.config))
     assert_same(ours, ours(batch, draw).loss, their_loss(theirs, state, input_ids=seen, attention_mask=present, labels=labels))
+
+
+def test_masked_language_model_with_next_sentence_equals_bert():
+    ours = MaskedLanguageModel(text_encoder("bert", SPEC), SPEC, next_sentence=True)
+    jitter(ours.head)
+    jitter(ours.next_sentence)
+    batch = padded_batch()
+    batch["is_next"] = torch.tensor([1, 0, 0, 1, 0, 0])
+    batch["segment"] = ((torch.arange(16) > 3) & batch["present"]).long()
+    draw = draw_of(batch)
+    noise = ours.choose(batch["ids"], draw)
+    seen = hide(draw, batch["ids"], noise, ours.tables.mask, ours.random_ids())
+    labels = labels_of(batch["ids"], noise)
+    state = bert_state(ours) | under("bert.pooler.dense.", ours.next_sentence.pooler)
+    for name, weight in ours.next_sentence.classifier.named_parameters():  # there class 0 is the text that follows
+        state[f"cls.seq_relationship.{name}"] = weight.flip(0)
+    theirs = BertForPreTraining(copy.deepcopy(ours.encoder.net.config))
+    inputs = {"input_ids": seen, "attention_mask": batch["present"].long(), "token_type_ids": batch["segment"]}
+    other = their_loss(theirs, state, **inputs, labels=labels, next_sentence_label=1 - batch["is_next"])
+    assert_same(ours, ours(batch, draw).loss, other)
 
 
 def test_replaced_token_detection_equals_both_electras():
@@ -95,9 +125,7 @@ def test_replaced_token_detection_equals_both_electras():
     draw = draw_of(batch)
     noise = ours.choose(batch["ids"], draw)
     seen = hide(draw, batch["ids"], noise, ours.tables.mask, ours.tables.ordinary_ids, masked=0.85, random=0.0)
-    labels = torch.full_like(seen, -100)
-    for row, place, used in zip(range(6), noise.place_BK, noise.used_BK, strict=True):
-        labels[row, place[used]] = batch["ids"][row, place[used]]
+    labels = labels_of(batch["ids"], noise)
     filled = []
     ours.encoder.register_forward_pre_hook(lambda _, inputs: filled.append(inputs[0].ids))
     outcome = ours(batch, draw)

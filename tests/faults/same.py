@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from reports.result import read_result
 from training.checkpoint_files import read_checkpoint
 
-TIMES = {"seconds", "monitor_seconds", "samples_per_second"}  # may differ
+TIMES = {"seconds", "paused", "energy_kwh", "co2_kg"}  # may differ
 
 
 def differences(found: Path, expected: Path) -> list[str]:

@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 from conftest import CLS, PAD, SEP, jitter, text_batch, text_encoder, text_spec
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.attention import kernels_used, set_attention
+from models.encoder import take
 from models.export import build_encoder, load_encoder, save_encoder
 from models.text_encoder import TextEncoder
 
@@ -50,6 +52,40 @@ def test_documents_that_are_not_kept_apart_do_see_each_other(encoder):
     changed = ids.clone()
     changed[0, 3] = 40
     assert not torch.allclose(tokens(encoder, ids=ids)[0, 6:], tokens(encoder, ids=changed)[0, 6:], atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("more", ["nothing", "padding", "documents"])
+def test_some_places_are_computed_as_among_all(encoder, kernel, more):
+    set_attention(encoder, kernel)
+    batch = text_batch(3)
+    batch |= {
+        "nothing": {},
+        "padding": {"present": torch.arange(16) < torch.tensor([[16], [9], [12]])},
+        "documents": {"document": (torch.arange(16) > torch.tensor([[4], [8], [11]])).long()},
+    }[more]
+    inputs, place = encoder.inputs(batch), torch.tensor([[3, 1, 1], [7, 0, 2], [5, 4, 8]])
+    weights, weight_BKD = list(encoder.parameters()), torch.randn(3, 3, encoder.width)
+    some, all_of_them = encoder.at(inputs, place), take(encoder(inputs).tokens, place)
+    close(some, all_of_them)
+    grads = [torch.autograd.grad((tokens * weight_BKD).sum(), weights, allow_unused=True) for tokens in (some, all_of_them)]
+    for mine, other in zip(*grads, strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_layer_costs_less_at_some_places():
+    encoder, place = text_encoder("bert"), torch.tensor([[3, 7]])
+
+    def flops(run) -> int:
+        with FlopCounterMode(display=False) as counter:
+            run(encoder.inputs(text_batch(1)))
+        return counter.get_total_flops()
+
+    width, length, both = 32, 16, flops(encoder)
+    spared = 14 * 2 * (2 + 2 * 2) * width**2 + 14 * 2 * 2 * length * width  # query, output, feed-forward; scores and mixing
+    assert both - flops(lambda inputs: encoder.at(inputs, place)) == spared
 
 
 @pytest.mark.parametrize("pool", ["mean", "first", "last"])

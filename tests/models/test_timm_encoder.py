@@ -79,6 +79,20 @@ def test_channels_come_from_the_data():
     assert encoder(encoder.normalise(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))).pooled.shape == (2, 192)
 
 
+def test_pictures_of_another_size(vit, resnet, spec):
+    assert [size for size in range(1, 41) if vit.takes(size)] == list(range(4, 41, 4))
+    assert resnet.takes(5)
+    assert vit.training
+    assert not TimmEncoder(spec, "convnext_atto").takes(16)  # nothing is left to halve
+    small = torch.randn(2, 3, 20, 20)
+    plain = timm.create_model("vit_tiny_patch16_224", num_classes=0, **vit.arguments)
+    plain.load_state_dict(vit.net.state_dict())
+    with torch.no_grad():
+        features = vit.eval()(small)
+        torch.testing.assert_close(features.pooled, plain.eval()(small))
+    assert features.tokens.shape == (2, 25, 192)
+
+
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_layers_cover_every_parameter_once_and_rise_from_stem_to_head(kind, request):
     encoder = request.getfixturevalue(kind)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from objectives.draw import Draw, scramble
+from datamodules.counter import scramble
+from objectives.draw import Draw
 
 MASK = 2**64 - 1
 
@@ -31,6 +32,17 @@ def test_scramble_is_splitmix64s_finaliser():
     values = [0, 1, 2**63, 0x9E3779B97F4A7C15, MASK, 123456789]
     ours = scramble(torch.tensor([signed(value) for value in values])).tolist()
     assert ours == [signed(splitmix64(value)) for value in values]
+
+
+def test_normal_numbers_are_normal_and_finite():
+    numbers = draw_of(2000).normal("noise", 50)
+    assert numbers.shape == (2000, 50)
+    assert torch.isfinite(numbers).all()
+    assert stats.kstest(numbers.flatten().double().numpy(), "norm").pvalue > 1e-3
+    extremes = draw_of(1)
+    for bits in (0, -1):  # the smallest and the largest number that a draw can be
+        extremes.bits = lambda name, *shape, bits=bits: torch.full((1, *shape), bits)
+        assert 5 < extremes.normal("", 1).abs() < 6
 
 
 def test_known_output_of_the_published_generator():

@@ -77,6 +77,13 @@ def test_without_gradients_nothing_is_computed_for_them(mode):
     assert counter.get_total_flops() == 2 * ROWS * WIDTH * CLASSES
 
 
+def test_every_product_of_the_forward_and_the_backward_pass_is_counted():
+    hidden, weight, bias, target = problem(True)
+    with FlopCounterMode(display=False) as counter:
+        ours(hidden, weight, bias, target)
+    assert counter.get_total_flops() == 3 * 2 * ROWS * WIDTH * CLASSES
+
+
 def test_frozen_parts_get_no_gradient():
     hidden, weight, bias, target = problem(True)
     expected = reference(hidden, weight, bias, target)[2][0]

@@ -7,6 +7,7 @@ import torch
 from conftest import CLS, MASK, PAD, PIECES, SEP, text_batch, text_encoder, text_spec
 from scipy import stats
 
+from models.encoder import take
 from objectives.draw import Draw
 from objectives.span import MOST_TARGETS, SpanBERT, boundaries
 from objectives.token_noise import Noise, choose_spans, hide, span_lengths
@@ -170,7 +171,8 @@ def test_boundaries_equal_those_of_a_plain_loop():
     batch, model = text_batch(num, length), span_bert(mask_ratio=0.4)
     batch["ids"][: num // 2, 0] = batch["ids"][: num // 2, -1] = PIECES[0]  # so that spans reach the edges
     noise = model.choose(batch["ids"], draw_of(num))
-    left, right, inside, used = boundaries(noise, length)
+    around = boundaries(noise, length)
+    left, right, inside, used = around.left_BK, around.right_BK, around.inside_BK, around.used_BK
     for row in range(num):
         noisy = set(noise.place_BK[row, noise.used_BK[row]].tolist())
         for k, place in enumerate(noise.place_BK[row].tolist()):
@@ -189,7 +191,8 @@ def test_boundaries_equal_those_of_a_plain_loop():
 
 def test_no_boundary_targets_at_edges_or_beyond_the_15th_token():
     noise = noise_at([list(range(20, 38)), [0, 1, 2, 10], [46, 47], [5, 6]], 18)
-    left, right, inside, used = boundaries(noise, 48)
+    around = boundaries(noise, 48)
+    left, right, inside, used = around.left_BK, around.right_BK, around.inside_BK, around.used_BK
     assert used.sum(1).tolist() == [15, 1, 0, 2]
     assert used[0].tolist() == [True] * 15 + [False] * 3
     assert inside[0, :15].tolist() == list(range(15))
@@ -199,14 +202,20 @@ def test_no_boundary_targets_at_edges_or_beyond_the_15th_token():
     assert right.max() < 48
 
 
-def test_the_boundary_loss_reads_only_the_two_tokens_around_a_span():
+def test_the_boundary_loss_reads_only_the_two_tokens_around_a_span(monkeypatch):
     model, batch = span_bert(), text_batch(1, 48)
-    noise = noise_at([[20, 21, 22]], 3)
     hidden = torch.randn(1, 48, 32, requires_grad=True)
-    nats, _, num_targets = model.boundary(hidden, model.encoder.embedding_VD, batch["ids"], noise)
-    nats.backward()
-    assert num_targets == 3
-    assert hidden.grad.abs().sum(-1).nonzero()[:, 1].tolist() == [19, 23]
+    monkeypatch.setattr(model, "choose", lambda *_: noise_at([[20, 21, 22]], 3))
+    monkeypatch.setattr(model.encoder, "at", lambda _, place_BK: take(hidden, place_BK))
+
+    def read() -> list[int]:
+        (grad,) = torch.autograd.grad(model(batch, draw_of(1)).loss, hidden)
+        return grad.abs().sum(-1).nonzero()[:, 1].tolist()
+
+    assert read() == [19, 20, 21, 22, 23]
+    predict = model.predict
+    monkeypatch.setattr(model, "predict", lambda *rest: (predict(*rest)[0] * 0, *predict(*rest)[1:]))  # the boundary alone
+    assert read() == [19, 23]
 
 
 def test_the_loss_is_the_sum_of_both_and_reaches_every_weight():

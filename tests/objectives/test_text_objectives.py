@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from conftest import text_batch, text_encoder, text_spec
 
 from datamodules.spec import DataSpec
+from models.bilstm import BiLSTM
+from objectives.bidirectional_lm import BidirectionalLanguageModel
 from objectives.causal_lm import CausalLanguageModel
 from objectives.draw import Draw
 from objectives.mlm import MaskedLanguageModel
 from objectives.objective import Batch, Objective
+from objectives.permutation_lm import PermutationLanguageModel
 from objectives.prefix_lm import PrefixLanguageModel
 from objectives.rtd import ReplacedTokenDetection
 from objectives.span import SpanBERT
@@ -26,6 +29,8 @@ KINDS = {
     "causal_lm": (CausalLanguageModel, "llama", "bits_per_byte"),
     "prefix_lm": (PrefixLanguageModel, "gpt2", "bits_per_byte"),
     "span_corruption": (SpanCorruption, "t5", "span_perplexity"),
+    "permutation_lm": (PermutationLanguageModel, "bert", "pseudo_perplexity"),
+    "bidirectional_lm": (BidirectionalLanguageModel, "bilstm", "bits_per_byte"),
 }
 
 
@@ -41,7 +46,8 @@ def name(request) -> str:
 @pytest.fixture
 def objective(name) -> Objective:
     kind, architecture, _ = KINDS[name]
-    return kind(text_encoder(architecture, SPEC), SPEC)
+    encoder = BiLSTM(SPEC, width=64) if architecture == "bilstm" else text_encoder(architecture, SPEC)
+    return kind(encoder, SPEC)
 
 
 def test_the_loss_falls_on_a_batch_that_is_seen_again(objective):

@@ -153,7 +153,7 @@ def test_faithful_roberta_hides_any_token_with_a_random_rounding_and_draws_ordin
 def test_static_noise_repeats_after_its_copies():
     model = mlm(static_copies=3)
     seen = []
-    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].ids))
+    model.encoder.net.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"]), with_kwargs=True)
     for epoch in range(7):
         batch = text_batch(8, 64, epoch=epoch)
         model(batch, draw_of(batch))

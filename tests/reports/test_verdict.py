@@ -1,13 +1,16 @@
 """The sentences below the table, and the command that prints them."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from conftest import ROOT
 from records import drawn, record
+from scipy import stats
 
-from reports.statistics import compare_pairs, pooled_spread, seeds_needed
-from reports.verdict import verdicts
+from reports.statistics import ALPHA, compare_pairs, pooled_spread, seeds_needed
+from reports.verdict import pareto_lines, plan, verdict, verdicts
 
 
 def test_who_is_ahead_and_who_cannot_be_told_apart():
@@ -50,6 +53,42 @@ def test_models_are_rows_of_their_own_and_texts_are_no_pictures():
     assert lines[2].startswith("knn on text_task0: mlm is ahead of random")
     assert lines[4].startswith("mean of these 2 tests, knn on task0, knn on task1: mae vit_t is ahead")
     assert lines[5].startswith("mean of these 2 tests, knn on text_task0, knn on text_task1: mlm is ahead")
+
+
+def claimed(results) -> bool:
+    """Whether the sentence says that somebody is ahead of somebody."""
+    return "ahead of" in verdict(results)
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5])
+def test_a_a_the_sentence_claims_a_difference_in_at_most_five_per_cent(num_seeds):
+    """One objective under two names, 200 pairs of seed sets, three tests of each encoder."""
+    rng = np.random.default_rng(num_seeds)
+    again = {"mae": 0.5, "mae_again": 0.5}
+    share = np.mean([claimed(drawn(rng, again, num_seeds, num_tasks=3, shared=0.5)) for _ in range(200)])
+    print(f"A/A, {num_seeds} seeds, sentence: {share:.3f}")
+    assert share <= stats.binom.ppf(0.999, 200, ALPHA) / 200
+
+
+def test_three_points_are_found_with_the_seeds_that_the_report_prints():
+    rng = np.random.default_rng(0)
+    pilot = plan(drawn(rng, {"mae": 0.5, "simclr": 0.5}, 2000))  # a spread that is known
+    seeds = int(re.search(r"takes (\d+) seeds", pilot).group(1))
+    assert f"vary over seeds by {100 * 0.01 * 2**0.5:.2g} points" in pilot
+    found = np.mean([claimed(drawn(rng, {"mae": 0.53, "simclr": 0.5}, seeds)) for _ in range(200)])
+    print(f"planted 3 points: {seeds} seeds, found {found:.3f}")
+    assert found >= stats.binom.ppf(0.001, 200, 0.8) / 200
+
+
+def test_fronts_are_told_a_family_at_a_time():
+    spent = {"flops": 2.8e12, "seconds": 31.0}
+    results = [record("mae", 0, 0.5, spent=spent), record("random", 0, 0.4)]
+    assert pareto_lines(results) == [
+        "Pareto front, knn on emoji: by FLOPs random 40.0 % at 0, mae 50.0 % at 2.8e12; "
+        "by seconds random 40.0 % at 0, mae 50.0 % at 31"
+    ]
+    text = record("mlm", 0, 0.9, model="bert_mini", task="kjv", spent=spent)
+    assert pareto_lines([*results, text]) == pareto_lines(results)  # alone it competes with nobody
 
 
 def test_the_command_prints_table_verdicts_and_head_start(tmp_path, here):

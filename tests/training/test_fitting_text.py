@@ -9,6 +9,8 @@ from conf import choices_of
 from datamodules.spec import DataSpec
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput
+from models.bilstm import BiLSTM
+from models.word_vectors import WordVectors
 from objectives.causal_lm import CausalLanguageModel
 from objectives.mlm import MaskedLanguageModel
 from objectives.rtd import ReplacedTokenDetection
@@ -17,6 +19,7 @@ from training.fitting import check_fit, check_needs
 
 CAUSAL = {"gpt_mini", "gpt2", "llama_mini"}
 BIDIRECTIONAL = {"bert_mini", "modernbert_base", "t5_mini"}
+LABELLED = DataSpec("task", "text", 10, class_names=("a", "b"), block_length=16, vocabulary=text_spec().vocabulary)
 
 
 def refused(call, *words) -> str:
@@ -50,9 +53,36 @@ def test_a_bidirectional_objective_refuses_a_causal_model(objective, architectur
     assert not choices_in(message) & CAUSAL
 
 
+@pytest.mark.parametrize(
+    ("objective", "words", "fits"),
+    [
+        ("skip_gram", "one vector for each token and no attention", {"word_vectors"}),
+        ("cbow", "one vector for each token and no attention", {"word_vectors"}),
+        ("bidirectional_lm", "one network for each direction", {"bilstm"}),
+    ],
+)
+def test_an_objective_for_another_kind_of_network_refuses_attention(objective, words, fits):
+    for model, encoder in (("bert_mini", text_encoder("bert")), ("gpt_mini", text_encoder("gpt2"))):
+        names = {"objective": objective, "model": model, "datamodule": "kjv"}
+        message = refused(check_needs, names, encoder, text_spec())
+        assert f"objective={objective} needs a model with {words}, which model={model} has not" in message
+        assert choices_in(message) == fits
+
+
+def test_networks_without_attention_are_refused_where_it_is_needed():
+    for objective in ("mlm", "permutation_lm", "causal_lm", "span_corruption"):
+        for model, kind in (("word_vectors", WordVectors), ("bilstm", BiLSTM)):
+            names = {"objective": objective, "model": model, "datamodule": "kjv"}
+            message = refused(check_needs, names, kind(text_spec(), width=16), text_spec())
+            assert not choices_in(message) & {"word_vectors", "bilstm"}
+            check_needs({**names, "objective": "supervised_text"}, kind(text_spec(), width=16), LABELLED)
+
+
 def test_what_belongs_together_is_accepted():
     for objective, model, architecture in (("mlm", "bert_mini", "bert"), ("causal_lm", "llama_mini", "llama")):
         check_needs({"objective": objective, "model": model, "datamodule": "kjv"}, text_encoder(architecture), text_spec())
+    for objective, encoder in (("skip_gram", WordVectors(text_spec())), ("bidirectional_lm", BiLSTM(text_spec()))):
+        check_needs({"objective": objective, "model": "any", "datamodule": "kjv"}, encoder, text_spec())
 
 
 def test_a_text_objective_refuses_an_image_model_and_image_data():

@@ -18,7 +18,7 @@ def objective(request, spec) -> Supervised:
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.65])
 def test_groups_hold_every_trainable_parameter_exactly_once(objective, layer_decay):
-    groups = parameter_groups(objective, objective.encoder, 0.05, layer_decay)
+    groups = parameter_groups(objective, 0.05, layer_decay)
     grouped = [id(weight) for group in groups for weight in group["params"]]
     trainable = [id(weight) for weight in objective.parameters() if weight.requires_grad]
     assert sorted(grouped) == sorted(trainable)
@@ -28,9 +28,7 @@ def test_groups_hold_every_trainable_parameter_exactly_once(objective, layer_dec
 
 def test_layer_decay_follows_the_depth(objective):
     encoder = objective.encoder
-    scale = {
-        id(weight): group["lr_scale"] for group in parameter_groups(objective, encoder, 0.05, 0.5) for weight in group["params"]
-    }
+    scale = {id(weight): group["lr_scale"] for group in parameter_groups(objective, 0.05, 0.5) for weight in group["params"]}
     num_layers = len(encoder.blocks) + 1
     assert scale[id(objective.head.weight)] == 1
     for i, block in enumerate(encoder.blocks):
@@ -42,7 +40,7 @@ def test_layer_decay_follows_the_depth(objective):
 def test_learning_rate_scales_with_the_batch_and_follows_warmup_and_cosine(objective):
     recipe = Optimization(torch.optim.AdamW, base_lr=1e-3, warmup=0.1)
     assert recipe.peak_lr(512) == pytest.approx(2e-3)
-    optimizer = recipe.optimizer(objective, objective.encoder, 512)
+    optimizer = recipe.optimizer(objective, 512)
     assert all(group["lr"] == pytest.approx(2e-3) for group in optimizer.param_groups)
     factors = [recipe.lr_factor(step, 100) for step in range(101)]
     assert sorted(factors[:11]) == factors[:11]
@@ -50,6 +48,20 @@ def test_learning_rate_scales_with_the_batch_and_follows_warmup_and_cosine(objec
     assert factors[55] == pytest.approx(0.5, abs=1e-9)
     assert factors[100] == pytest.approx(0.0)
     assert recipe.lr_factor(0, 1) > 0  # a run of one step does learn
+
+
+@pytest.mark.parametrize("start", [0.0, 0.04])
+def test_weight_decay_follows_half_a_cosine_on_matrices_alone(objective, start):
+    recipe = Optimization(torch.optim.AdamW, base_lr=1e-3, weight_decay=start, final_weight_decay=0.4)
+    groups = recipe.optimizer(objective, 256).param_groups
+    for step, expected in ((0, start), (25, 0.4 - (0.4 - start) * (1 + math.cos(math.pi / 4)) / 2), (100, 0.4)):
+        recipe.move_weight_decay(groups, step, 100)
+        for group in groups:
+            for weight in group["params"]:
+                assert group["weight_decay"] == pytest.approx(expected if weight.ndim > 1 else 0.0)
+    constant = Optimization(torch.optim.AdamW, base_lr=1e-3, weight_decay=start)
+    constant.move_weight_decay(groups, 0, 100)
+    assert max(group["weight_decay"] for group in groups) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

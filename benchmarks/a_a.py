@@ -1,0 +1,94 @@
+"""A/A: one objective compared with itself under two names, on real runs; how often is a difference claimed?
+
+36 small encoders that differ only in their seed are pre-trained and tested. They make six pairs of seed sets, three against
+three, none of which shares a run with another: none should be claimed different, or one in twenty. Then sets are drawn from
+the same encoders at random, many times, first as they are, then with 3 points planted on one side and as many seeds as the
+report's own power calculation asks for at the spread of these runs.
+
+    python benchmarks/a_a.py [<folder to keep the runs in>]            # about six minutes on one core
+"""
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from reports.result import Result
+from reports.statistics import Pair, compare_pairs, power, seeds_needed
+from reports.table import collect
+from reports.verdict import verdict
+
+HOME = Path(__file__).parents[1]
+PAIRS, SEEDS, DRAWS, POINTS = 6, 3, 2000, 3
+SMALL = (
+    "objective=mae", "model.depth=1", "objective.decoder_width=64", "objective.decoder_depth=1", "datamodule.image_size=32",
+    "datamodule.batch_size=32", "datamodule.skin_tones=false", "budget.steps=10", "optimizer.base_lr=4e-3", "monitor.times=0",
+)  # fmt: skip
+
+
+def make_runs(folder: Path) -> None:
+    """Pre-train and test, in two processes."""
+    seeds = ",".join(map(str, range(2 * SEEDS * PAIRS)))
+    places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=${seed}"]
+    runs = ",".join(str(folder / seed) for seed in seeds.split(","))
+    for words in (
+        ["train.py", "-m", f"seed={seeds}", *SMALL, *places],
+        ["finetune.py", "-m", f"checkpoint={runs}", "transfer=knn,linear", f"outputs={folder}"],
+    ):
+        subprocess.run([sys.executable, *words], cwd=HOME, check=True, stdout=subprocess.DEVNULL)
+
+
+def pair_of(results: list[Result], first: np.ndarray, second: np.ndarray, planted: float = 0.0) -> list[Result]:
+    """The runs of two seed sets as two objectives; the first scores `planted` more."""
+    place = {
+        (seed, name): i for seeds, name in ((first, "mae"), (second, "mae_again")) for i, seed in enumerate(seeds.tolist())
+    }
+    made = []
+    for name, extra in (("mae", planted), ("mae_again", 0.0)):
+        for result in results:
+            if (result.seed, name) in place:
+                metrics = {"accuracy": result.metrics["accuracy"] + extra}
+                made.append(replace(result, objective=name, seed=place[result.seed, name], metrics=metrics))
+    return made
+
+
+def drawn(rng: np.random.Generator, results: list[Result], num_seeds: int, planted: float = 0.0) -> Pair:
+    """Two sets of encoders, drawn without one in both."""
+    order = rng.permutation(2 * SEEDS * PAIRS)
+    return compare_pairs(pair_of(results, order[:num_seeds], order[num_seeds : 2 * num_seeds], planted))[0]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve()
+        if not any(folder.glob("*/encoder.json")):
+            make_runs(folder)
+        results, _ = collect(folder)
+    claimed = 0
+    for i, seeds in enumerate(np.arange(2 * SEEDS * PAIRS).reshape(PAIRS, 2, SEEDS)):
+        both = pair_of(results, *seeds)
+        (pair,) = compare_pairs(both)
+        claimed += pair.different
+        print(f"pair {i}: {100 * pair.difference:+.2f} points, p {pair.p:.2f}: {verdict(both)}")
+    print(f"A/A on {len(results)} real results: {claimed} of {PAIRS} pairs claimed different")
+
+    rng = np.random.default_rng(0)
+    pairs = [drawn(rng, results, SEEDS) for _ in range(DRAWS)]
+    print(
+        f"A/A, {SEEDS} against {SEEDS} drawn from the same runs: {np.mean([pair.different for pair in pairs]):.3f} of {DRAWS}"
+    )
+    spread = float(np.sqrt(np.mean([pair.spread**2 for pair in pairs])))
+    seeds = seeds_needed(POINTS / 100, spread)
+    promised = power(seeds, POINTS / 100, spread)
+    found = np.mean([drawn(rng, results, seeds, POINTS / 100).different for _ in range(DRAWS)])
+    print(f"{POINTS} points planted at the measured spread of {100 * spread:.2f} points: {seeds} seeds, ", end="")
+    print(f"promised {promised:.3f}, found {found:.3f} of {DRAWS}")
+
+
+if __name__ == "__main__":
+    main()

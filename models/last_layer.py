@@ -1,0 +1,69 @@
+"""The last layer of BERT-like networks, computed only at the places that are asked for.
+
+A masked objective reads the last layer at 15 % of the places. Keys and values are needed from everywhere, but queries, the
+projection behind attention and the whole feed-forward are not: most of a layer is saved, and nothing of the result changes.
+
+Shapes: B rows, L tokens a row, K places asked for, D width, H heads.
+"""
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert.modeling_bert import BertLayer, eager_attention_forward
+from transformers.models.electra.modeling_electra import ElectraLayer
+
+from models.encoder import take
+
+
+def hidden_at(net: PreTrainedModel, arguments: dict, place_BK: Tensor) -> Tensor:
+    """(B, K, D): the network's last hidden vectors at some places; an architecture that cannot do less computes them all."""
+    if net.config.model_type not in LIKE_BERT:
+        return take(net(**arguments).last_hidden_state, place_BK)
+    return net(**arguments, place_BK=place_BK).last_hidden_state
+
+
+def allow_places(net: PreTrainedModel) -> None:
+    """Let the last layer of a BERT-like network take `place_BK`; its weights and their names stay as they are."""
+    if net.config.model_type in LIKE_BERT:
+        net.encoder.layer[-1].__class__ = LIKE_BERT[net.config.model_type]
+
+
+class AtPlaces(nn.Module):
+    """A layer whose output has K places where `place_BK` (B, K) is given, else all L."""
+
+    def forward(self, hidden_BLD: Tensor, attention_mask: Tensor | None = None, *rest, place_BK=None, **settings) -> Tensor:
+        if place_BK is None:
+            return super().forward(hidden_BLD, attention_mask, *rest, **settings)
+        asked_BKD = take(hidden_BLD, place_BK)
+        mixed_BKD = self._attend(asked_BKD, hidden_BLD, rows_of(attention_mask, place_BK))
+        return self.feed_forward_chunk(self.attention.output(mixed_BKD, asked_BKD))
+
+    def _attend(self, asked_BKD: Tensor, hidden_BLD: Tensor, mask: Tensor | None) -> Tensor:
+        attention = self.attention.self
+        query, key, value = (
+            project(x).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+            for project, x in ((attention.query, asked_BKD), (attention.key, hidden_BLD), (attention.value, hidden_BLD))
+        )
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+        dropout = attention.dropout.p if self.training else 0.0
+        mixed_BKHd, _ = kernel(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
+        return mixed_BKHd.flatten(2)
+
+
+class BertLayerAtPlaces(AtPlaces, BertLayer):
+    """BERT's."""
+
+
+class ElectraLayerAtPlaces(AtPlaces, ElectraLayer):
+    """ELECTRA's."""
+
+
+LIKE_BERT = {"bert": BertLayerAtPlaces, "electra": ElectraLayerAtPlaces}  # by transformers' model type
+
+
+def rows_of(mask: Tensor | None, place_BK: Tensor) -> Tensor | None:
+    """An attention mask (B, 1, 1 or L, L) with only the rows of the queries: (B, 1, 1 or K, L)."""
+    if mask is None or mask.shape[-2] == 1:
+        return mask
+    index = place_BK[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
+    return mask.expand(len(place_BK), -1, -1, -1).gather(2, index)

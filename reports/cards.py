@@ -1,0 +1,131 @@
+"""One card a run: how to make it again, how it differs from the others, what it cost, and what it shows."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.amounts import amount, percent
+from reports.events import Picture
+from reports.runs import Run
+from reports.scores import column, score
+
+MOST_BYTES = 12_000_000  # of pictures on one page; what is beyond stays in TensorBoard
+UNSAID = ("names", "seed", "resume")  # the title of a card says them
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of a run.
+
+    Attributes:
+        title: objective, model, data, seed.
+        run: see `reports.runs`.
+        line: what it cost, in one line.
+        facts: (name, value) of cost, speed, versions and commit.
+        differences: (setting, value here, values of the other runs).
+        pictures: those that there is room for.
+        left_out: how many pictures there was no room for.
+        tests: (protocol and task, labels, score, command, whether the command is exact).
+    """
+
+    title: str
+    run: Run
+    line: str
+    facts: list[tuple[str, str]]
+    differences: list[tuple[str, str, str]]
+    pictures: list[Picture]
+    left_out: int
+    tests: list[tuple[str, str, str, str, bool]]
+
+
+def cards_of(parts: Sequence[Sequence[Run]]) -> list[Card]:
+    """A card for each run; the runs of one part are compared with each other."""
+    room, cards = MOST_BYTES, []
+    for runs in parts:
+        settings = [flat({key: value for key, value in run.config.items() if key not in UNSAID}) for run in runs]
+        for run, own in zip(runs, settings, strict=True):
+            others = [other for other in settings if other is not own and other]
+            fit = []
+            for picture in run.events.pictures:
+                if len(picture.uri) <= room:
+                    fit.append(picture)
+                    room -= len(picture.uri)
+            cards.append(
+                Card(
+                    f"{run.objective}, {run.model}, {run.data}, seed {run.seed}",
+                    run,
+                    cost_line(run),
+                    facts(run),
+                    differences(own, others),
+                    fit,
+                    len(run.events.pictures) - len(fit),
+                    [_test(transfer) for transfer in run.transfers],
+                )
+            )
+    return cards
+
+
+def cost_line(run: Run) -> str:
+    """ "2.8e12 FLOPs, 2,752 samples, 31 seconds"."""
+    if run.objective == "random":
+        return "random initialisation, no pre-training"
+    known = [(name, run.spent.get(key)) for name, key in (("FLOPs", "flops"), ("samples", "samples"), ("seconds", "seconds"))]
+    return ", ".join(f"{amount(value)} {name}" for name, value in known if value is not None)
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Cost, speed, losses, versions and commit, as far as they are recorded."""
+    record = run.record or run.transfers[0].result
+    found = (
+        [] if run.objective == "random" else [(name, amount(value)) for name, value in run.spent.items() if value is not None]
+    )
+    if run.record is not None:
+        if record.samples_per_second:
+            found.append(("samples per second", amount(record.samples_per_second)))
+        if record.peak_memory_bytes:
+            found.append(("peak memory", f"{record.peak_memory_bytes / 2**30:.2f} GiB"))
+        found += [(name.replace("_", " "), _number(value)) for name, value in record.metrics.items()]
+    found += [(f"parameters, {name}", f"{num:,}") for name, num in record.parameters.items()]
+    found += [(name.replace("_", " "), _number(value)) for name, value in record.settings.items()]
+    found.append(("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items()) or "not recorded"))
+    found.append(("commit", record.git_commit or "not recorded"))
+    if run.folder is not None:
+        found.append(("folder", str(run.folder)))
+    return found
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def differences(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """(setting, value here, the other runs' values) where not all are the same; of settings that this run has."""
+    found = []
+    for key, value in own.items():
+        there = [_value(other[key]) if key in other else "not there" for other in others]
+        if any(text != _value(value) for text in there):
+            found.append((key, _value(value), ", ".join(sorted({text for text in there if text != _value(value)}))))
+    return found
+
+
+def _test(transfer: Any) -> tuple[str, str, str, str, bool]:
+    result = transfer.result
+    labels = result.transfer.get("num_labels")
+    name = f"{column(result)} on {result.transfer['data']}"
+    return name, amount(labels), percent(score(result)), transfer.command, transfer.exact
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

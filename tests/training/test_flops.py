@@ -1,0 +1,99 @@
+"""FLOPs of a training step as hand formulas say, of every network that takes part in it.
+
+A multiply-add is 2 FLOPs. A backward pass costs twice the forward pass: a matrix product for the gradient of each factor.
+Only the first product of a picture's path has no second one, because nothing asks for the gradient of pixels. Token
+embeddings are looked up, which costs nothing; everything that is no matrix product is left out, here as in the count.
+"""
+
+import pytest
+import torch
+from conftest import image_batch, text_batch, text_encoder, text_spec
+
+from models.timm_encoder import TimmEncoder
+from objectives.mae import MaskedAutoencoder
+from objectives.mlm import MaskedLanguageModel
+from objectives.rtd import ReplacedTokenDetection
+from objectives.simclr import SimCLR
+from objectives.supervised import Supervised
+from training.flops import forward_flops, sample_flops
+
+
+def vit_forward(width: int, depth: int, tokens: int, patches: int, pixels: int) -> float:
+    """2 FLOPs a multiply-add: patch embedding, and in each block QKV, scores, mixing, projection, MLP of ratio 4."""
+    block = tokens * (3 * width**2 + width**2 + 8 * width**2) + 2 * tokens**2 * width
+    return 2 * (patches * pixels * width + depth * block)
+
+
+def test_supervised_flops_equal_the_hand_formula(vit, spec):
+    forward = vit_forward(192, 2, 65, 64, 48) + 2 * 192 * 3
+    no_input_gradient = 2 * 64 * 48 * 192  # nothing asks for the gradient of the pixels
+    counted = sample_flops(Supervised(vit, spec), image_batch(8, 1), 64)
+    assert counted == pytest.approx(3 * forward - no_input_gradient, rel=0.02)
+    assert forward_flops(vit, image_batch(1, 1)) == pytest.approx(vit_forward(192, 2, 65, 64, 48), rel=0.02)
+
+
+def test_mae_flops_equal_the_hand_formula(vit, spec):
+    mae = MaskedAutoencoder(vit, spec, decoder_width=64, decoder_depth=2, decoder_heads=2)
+    encoder = vit_forward(192, 2, 17, 64, 48)
+    decoder = vit_forward(64, 2, 65, 0, 0) + 2 * 17 * 192 * 64 + 2 * 48 * 64 * 48
+    counted = sample_flops(mae, image_batch(8, 1), 64)
+    assert counted == pytest.approx(3 * (encoder + decoder) - 2 * 64 * 48 * 192, rel=0.02)
+
+
+def test_simclr_counts_both_views_and_all_pairs(vit, spec):
+    simclr = SimCLR(vit, spec, projector_width=256)
+    forward = 2 * (vit_forward(192, 2, 65, 64, 48) + 2 * (192 * 256 + 256 * 128))
+
+    def by_hand(batch_size: int) -> float:
+        pairs = 2 * (2 * batch_size) ** 2 * 128 / batch_size
+        return 3 * forward - 2 * 2 * 64 * 48 * 192 + 3 * pairs
+
+    for batch_size in (8, 4096):
+        assert sample_flops(simclr, image_batch(8, 2), batch_size) == pytest.approx(by_hand(batch_size), rel=0.02)
+
+
+def test_counting_leaves_the_objective_as_it_was(spec):
+    encoder = TimmEncoder(spec, "resnet18")
+    simclr = SimCLR(encoder, spec)
+    before = {name: tensor.clone() for name, tensor in simclr.state_dict().items()}
+    sample_flops(simclr, image_batch(8, 2), 8)
+    assert all(torch.equal(before[name], tensor) for name, tensor in simclr.state_dict().items())
+    assert all(weight.grad is None for weight in simclr.parameters())
+
+
+def transformer_forward(width: int, depth: int, length: int, feedforward: int) -> float:
+    """Q, K, V and output are 4 L D²; scores and mixing are L² D each; the MLP has two matrices of D x F."""
+    return 2 * depth * (4 * length * width**2 + 2 * length**2 * width + 2 * length * width * feedforward)
+
+
+def masked_forward(width: int, depth: int, length: int, feedforward: int, targets: int) -> float:
+    """As above, but of the last layer only keys and values are needed everywhere; the rest is computed at the targets."""
+    at_targets = 2 * targets * width**2 + 2 * targets * length * width + 2 * targets * width * feedforward
+    return transformer_forward(width, depth - 1, length, feedforward) + 2 * (2 * length * width**2 + at_targets)
+
+
+def head_forward(targets: int, inside: int, width: int, vocabulary: int) -> float:
+    """At the targets alone: a dense layer onto the embedding's width, then the embedding of every token."""
+    return 2 * targets * (inside * width + width * vocabulary)
+
+
+@pytest.mark.parametrize("length", [16, 64])
+def test_mlm_flops_equal_the_hand_formula(length):
+    spec = text_spec(length, num_sentinels=4000)  # so that the output layer weighs
+    mlm = MaskedLanguageModel(text_encoder("bert", spec), spec)
+    targets = round(0.15 * length)
+    forward = masked_forward(32, 2, length, 64, targets) + head_forward(targets, 32, 32, spec.vocabulary.size)
+    assert sample_flops(mlm, text_batch(8, length), 64) == pytest.approx(3 * forward, rel=0.02)
+
+
+@pytest.mark.parametrize("length", [16, 64])
+def test_rtd_flops_equal_the_hand_formula(length):
+    spec = text_spec(length, num_sentinels=4000)
+    rtd = ReplacedTokenDetection(text_encoder("bert", spec, width=64, feedforward=128), spec, generator_width=0.25)
+    # the generator is 16 wide, with an MLP of 4 x 16, on the encoder's embedding of 64; the detector looks at every token
+    targets = round(0.15 * length)
+    generator = 2 * length * 64 * 16 + masked_forward(16, 2, length, 64, targets)
+    head = head_forward(targets, 16, 64, spec.vocabulary.size)
+    detector = 2 * length * (64**2 + 64)
+    forward = generator + head + transformer_forward(64, 2, length, 128) + detector
+    assert sample_flops(rtd, text_batch(8, length), 64) == pytest.approx(3 * forward, rel=0.02)
