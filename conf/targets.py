@@ -74,7 +74,7 @@ def _check_settings(target: type, settings: dict[str, Any], given: set[str]) -> 
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     try:
-        hints = typing.get_type_hints(target.__init__ if "__init__" in target.__dict__ else target)
+        hints = typing.get_type_hints(target.__init__)
     except (NameError, TypeError):  # of a library: names that exist for type checkers alone
         hints = {}
     group = GROUPS.get(target.__module__.partition(".")[0], target.__module__.partition(".")[0])
