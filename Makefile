@@ -1,6 +1,6 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv, from constraints.txt.
 PYTHON := .venv/bin/python
-.PHONY: demo test test-long lint
+.PHONY: demo test test-long faults lint
 comma := ,
 
 # installed again when what it depends on changes
@@ -15,8 +15,11 @@ demo: .venv/installed-demo ## pre-train on the embedded pictures, transfer, comp
 test: .venv/installed-demo+dev ## everything but what is marked long
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not long" -n 2 --dist loadfile
 
-test-long: .venv/installed-demo+dev ## the rest: a second objective through every way of being stopped
-	$(PYTHON) -m pytest -m long
+test-long: .venv/installed-demo+dev ## the rest, but for what make faults does
+	$(PYTHON) -m pytest -m long --ignore=tests/faults
+
+faults: .venv/installed-demo+dev ## kills runs at random, fills disk and memory, damages every kind of file; prints counts
+	$(PYTHON) -m pytest tests/faults
 
 lint: .venv/installed-demo+dev
 	$(PYTHON) -m ruff check .

@@ -54,7 +54,7 @@ def main(config: DictConfig) -> float:
     objective = build(run.config["objective"], encoder=encoder, spec=data.spec)
     objective.check_batch(data.batch_size)
     optimization = build(run.config["optimizer"])
-    resolved = prepare_speed(objective, run.config["trainer"])
+    resolved = prepare_speed(objective, run.config["trainer"]) | ranks.described(run.config["trainer"]["strategy"])
 
     budget = Budget.of(run.config["budget"], run.config["trial_flops"])
     check_batch(data.batch_size, ranks.size, run.config["trainer"]["accumulate"])

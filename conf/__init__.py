@@ -1,26 +1,14 @@
 """The configuration: its files, and how a node of it becomes an object."""
 
-import importlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from conf.targets import OURS, check_node, class_at
 from errors import BadInput, nearest
 
 CONF = Path(__file__).parent
-BUILDABLE = (
-    "datamodules",
-    "models",
-    "objectives",
-    "training",
-    "transfer",
-    "reports",
-    "torch",
-    "timm",
-    "transformers",
-    "lightning",
-)
 NAMES_A_MODEL = "_model"  # ends the key of a setting whose value is a choice of the group `model`
 
 
@@ -30,9 +18,15 @@ def choices_of(group: str) -> list[str]:
 
 
 def read_choice(group: str, choice: str) -> dict[str, Any]:
-    """The node that `group=choice` selects, as its file says it."""
+    """The node that `group=choice` selects, as its file says it.
+
+    Raises:
+        BadInput: there is no such choice.
+    """
     import yaml
 
+    if choice not in choices_of(group):
+        raise BadInput(f"there is no {group} '{choice}'; {nearest(choice, choices_of(group))}")
     config = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8"))
     return config.get(group, config)
 
@@ -48,35 +42,6 @@ def class_of(group: str, choice: str) -> type:
     return class_at(read_choice(group, choice)["_target_"])
 
 
-def class_at(target: object) -> type:
-    """The class that a `_target_` names.
-
-    A configuration is data and may come with somebody else's run, so nothing in it may name arbitrary code.
-
-    Raises:
-        BadInput: it is no class of this project, torch, timm, transformers or lightning.
-    """
-    module, _, name = str(target).rpartition(".")
-    if module.partition(".")[0] not in BUILDABLE:
-        raise BadInput(f"_target_ '{target}' is refused: it can name classes of {', '.join(BUILDABLE)} only")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(f"_target_ '{target}' does not exist: {' '.join(str(error).split())[:160]}") from error
-    # what such a module has imported from elsewhere, and functions that load or run things, are none of it
-    if not isinstance(found, type) or found.__module__.partition(".")[0] not in BUILDABLE:
-        raise BadInput(f"_target_ '{target}' is refused: it is no class of {', '.join(BUILDABLE)}")
-    return found
-
-
-def check_targets(node: Any) -> None:
-    """Raise BadInput where a node, or one inside it, names what no configuration may build."""
-    if isinstance(node, dict) and "_target_" in node:
-        class_at(node["_target_"])
-    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        check_targets(inner)
-
-
 def build(node: dict[str, Any], **late: Any) -> Any:
     """The object that a node describes; `late` arguments are those that are known only now.
 
@@ -84,10 +49,9 @@ def build(node: dict[str, Any], **late: Any) -> Any:
     A setting like `text_model: bert_mini` arrives as a function (spec, **other settings) -> that model.
 
     Raises:
-        BadInput: such a setting names no model, or one of another modality than its key says; or the node names what no
-            configuration may build.
+        BadInput: the node names what no configuration may, or its settings do not fit; a setting like `text_model` names no
+            model, or one of another modality than its key says; or a library refuses the settings.
     """
-    check_targets(node)
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -97,11 +61,25 @@ def build(node: dict[str, Any], **late: Any) -> Any:
         if key.endswith(NAMES_A_MODEL) and isinstance(value, str) and key not in late
     }
     plain = {key: value for key, value in node.items() if key not in named}
+    check_node(plain, {**named, **late})
     try:
-        made = instantiate(plain, _partial_=True)
+        return instantiate(plain, _partial_=True)(**named, **late)
     except InstantiationException as error:  # Hydra's words around those of a node within the node
         raise (error.__cause__ if isinstance(error.__cause__, BadInput) else error) from None
-    return made(**named, **late)
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if _raised_here(error):
+            raise  # a defect of ours
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadInput(f"{node['_target_'].rpartition('.')[2]} cannot be built with these settings: {reason}") from error
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether the line that raised it is this project's."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    file = Path(trace.tb_frame.f_code.co_filename)
+    return file.is_relative_to(CONF.parent) and file.relative_to(CONF.parent).parts[0] in ("conf", *OURS)
 
 
 def model_named(key: str, choice: str) -> Callable[..., Any]:

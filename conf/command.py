@@ -124,13 +124,15 @@ def _with_notes(error: BaseException) -> str:
 
 def _exhausted(error: Exception) -> str | None:
     """What the machine ran out of, as one line; the run's notes say what is saved."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f"'{error.filename}' cannot be written: " if error.filename else ""
-        return "; ".join((f"{where}{error.strerror}", *getattr(error, "__notes__", ())))
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or (isinstance(error, RuntimeError) and "not enough memory" in str(error)):
+    message, notes = " ".join(str(error).split())[:200], getattr(error, "__notes__", ())
+    number = re.search(r"\(os error (\d+)\)", message)  # as libraries in Rust say it
+    code = error.errno if isinstance(error, OSError) else int(number[1]) if number else None
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = f"'{error.filename}'" if isinstance(error, OSError) and error.filename else "a file"
+        return "; ".join((f"{what} cannot be written: {os.strerror(code)}", *notes))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in message:
         smaller = "try trainer.accumulate=2, trainer.activation_checkpointing=true or a smaller datamodule.batch_size"
-        return "; ".join((f"out of memory: {' '.join(str(error).split())[:160]}", smaller, *getattr(error, "__notes__", ())))
+        return "; ".join((f"out of memory: {message}", smaller, *notes))
     return None
 
 

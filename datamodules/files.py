@@ -1,11 +1,34 @@
-"""Pictures as files: in a folder or in a .zip, addressed by number."""
+"""Pictures as files: in a folder or in a .zip, addressed by number.
+
+Members of a .zip are read in memory under the names that the archive has for them, whatever these look like; nothing is ever
+unpacked.
+"""
 
 import os
+import warnings
 import zipfile
 from dataclasses import dataclass, field
+from typing import IO
 
 import PIL.Image
 from PIL.Image import Image
+
+
+def open_picture(file: str | IO[bytes], formats: tuple[str, ...] | None = None) -> Image:
+    """A picture, of which only the header has been read.
+
+    Args:
+        formats: that it may have, in Pillow's names; by default all that Pillow knows.
+
+    Raises:
+        OSError: it claims more than Pillow's limit of 89 million pixels, a quarter of a gigabyte; or it is no picture.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        try:
+            return PIL.Image.open(file, formats=formats)
+        except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
+            raise OSError(f"too large to be decoded: {error}") from error
 
 
 def open_members(root: str, names: tuple[str, ...]) -> "FolderMembers | ZipMembers":
@@ -20,7 +43,7 @@ class FolderMembers:
     names: tuple[str, ...]
 
     def __call__(self, index: int) -> Image:
-        return PIL.Image.open(os.path.join(self.root, self.names[index]))
+        return open_picture(os.path.join(self.root, self.names[index]))
 
 
 @dataclass
@@ -36,7 +59,7 @@ class ZipMembers:
         if process not in self.opened:
             self.opened = {process: zipfile.ZipFile(self.root)}
         try:
-            return PIL.Image.open(self.opened[process].open(self.names[index]))
+            return open_picture(self.opened[process].open(self.names[index]))
         except (zipfile.BadZipFile, zipfile.zlib.error) as error:
             raise OSError(f"{self.names[index]}: {error}") from error
 

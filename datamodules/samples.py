@@ -19,8 +19,6 @@ from errors import BadInput
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError)  # what Pillow raises on corrupt pictures
-
 
 @dataclass(frozen=True)
 class Pictures:
@@ -121,7 +119,9 @@ class Samples(Dataset):
             source = (index + attempt) % self.pictures.num
             try:
                 return source, to_channels(self.pictures.load(source), self.channels)
-            except UNREADABLE as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # Pillow's decoders raise nearly all there is
                 if source not in self.reported:  # once, not once an epoch
                     self.reported.add(source)
                     log.warning("corrupt picture %d skipped: %s", source, " ".join(str(error).split())[:120])
@@ -136,7 +136,7 @@ def usual_size(pictures: Pictures) -> int:
     for index in range(min(32, pictures.num)):
         try:
             sides.append(min(pictures.load(index).size))
-        except UNREADABLE:
+        except Exception:  # what is wrong with it is said where it is needed
             continue
     if not sides:
         raise BadInput("none of the first pictures can be read")

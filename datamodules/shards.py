@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import struct
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -15,7 +14,8 @@ from rich import get_console
 from rich.progress import track
 
 from datamodules.classes import Labels
-from datamodules.samples import UNREADABLE, Pictures
+from datamodules.files import open_picture
+from datamodules.samples import Pictures
 from datamodules.shard_files import shard_files
 from datamodules.shard_index import CUT, Index, index_of
 from datamodules.shard_sample import Fields, at_path, decoded, parts_of, strings_of
@@ -76,10 +76,9 @@ class ShardPictures:
         at = int(self.shard[index]), *self.place[index].tolist()
         raw = self.members.read(*at)
         try:
-            picture = PIL.Image.open(io.BytesIO(raw), formats=FORMATS)
+            picture = open_picture(io.BytesIO(raw), FORMATS)
             picture.load()
-        except (*UNREADABLE, TypeError, LookupError, struct.error, EOFError, MemoryError) as error:
-            # decoders raise whatever they stumble over; to all who read pictures that is a corrupt one
+        except Exception as error:  # decoders raise whatever they stumble over; to all who read pictures that is a corrupt one
             reason = "no picture of a known kind" if isinstance(error, PIL.UnidentifiedImageError) else error
             raise OSError(f"{self.members.name(*at[:2])}: {reason}") from error
         return picture

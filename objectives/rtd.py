@@ -167,7 +167,8 @@ class _Disentangled(nn.Module):
         super().__init__()
         objective.generator.embeddings = copy.deepcopy(objective.encoder.net.embeddings)
         for name, (theirs, _) in self._pairs(objective).items():
-            self.register_buffer(name, theirs.detach().clone())
+            # a weight that is not trained rather than a buffer: it is sharded as the others are
+            self.register_parameter(name, nn.Parameter(theirs.detach().clone(), requires_grad=False))
 
     @staticmethod
     def _pairs(objective: ReplacedTokenDetection) -> dict[str, tuple[Tensor, Tensor]]:

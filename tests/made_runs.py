@@ -3,12 +3,10 @@
 import random
 from pathlib import Path
 
-from conf import choices_of
-from training.fitting import modality
+from conf import choices_of, modality
 
 PROSE = "the of and a to in he whale was that sea it his ship is with I as not for at by captain old so but they all"
 WORDS = PROSE.split()
-SMALL_TEXT = ["model.depth=1", "model.width=32", "model.heads=2", "model.feedforward=64", "datamodule.tokenizer.vocab_size=200"]
 
 
 def write_texts(folder: Path) -> Path:
@@ -33,7 +31,8 @@ def words_for(objective: str, pictures: Path, texts: Path) -> list[str]:
 
 
 def _of_pictures(objective: str, pictures: Path, texts: Path) -> list[str]:
-    return ["model.depth=1", "datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.batch_size=8"]
+    data = ["model.depth=1", "datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.batch_size=8"]
+    return [*data, *(f"objective.{setting}" for setting in SMALL_HEADS.get(objective, ()))]
 
 
 def _of_texts(objective: str, pictures: Path, texts: Path) -> list[str]:
@@ -43,8 +42,34 @@ def _of_texts(objective: str, pictures: Path, texts: Path) -> list[str]:
     else:
         data = ["datamodule=text_files", f"datamodule.files={texts}/corpus/*.txt", "datamodule.block_length=32"]
         data += ["datamodule.num_sentinels=16"]
-    return [*SMALL_TEXT, *data, "datamodule.batch_size=8", f"datamodule.cache={texts}/cache"]
+    model = SMALL_MODELS.get(objective, SMALL_TRANSFORMER)
+    return [*model, *data, VOCABULARY, "datamodule.batch_size=8", f"datamodule.cache={texts}/cache"]
 
 
-_SMALLEST = {"image": _of_pictures, "text": _of_texts}
-OBJECTIVES = [name for name in choices_of("objective") if modality("objective", name) in _SMALLEST]
+def _of_pairs(objective: str, pictures: Path, texts: Path) -> list[str]:
+    table = texts / "pairs.csv"
+    if not table.exists():
+        paths = sorted((pictures / "train").rglob("*.png"))
+        rows = [f"{path},{path.parent.name} {WORDS[i % 7]} {WORDS[i % 11]} number {i}" for i, path in enumerate(paths)]
+        table.write_text("path,caption\n" + "\n".join(rows) + "\n")
+    data = ["datamodule=pairs", f"datamodule.files={table}", "datamodule.batch_size=8", f"datamodule.cache={texts}/cache"]
+    tower = [f"objective.text_settings.{setting.removeprefix('model.')}" for setting in SMALL_TRANSFORMER]
+    return ["model.depth=1", *tower, *data, VOCABULARY]
+
+
+VOCABULARY = "datamodule.tokenizer.vocab_size=200"
+SMALL_TRANSFORMER = ["model.depth=1", "model.width=32", "model.heads=2", "model.feedforward=64"]
+SMALL_MODELS = {
+    "bidirectional_lm": ["model.depth=1", "model.width=32"],
+    "skip_gram": ["model.width=32"],
+    "cbow": ["model.width=32"],
+}
+SMALL_HEADS = {
+    "moco_v2": ["queue_size=32", "projector_width=64"],
+    "moco_v3": ["projector_width=64"],
+    "byol": ["projector_width=64"],
+    "triplet": ["projector_width=64"],
+    "dino": ["num_prototypes=64", "head_width=64", "bottleneck_width=32", "num_local=2"],
+}
+_SMALLEST = {"image": _of_pictures, "text": _of_texts, "image_text": _of_pairs}
+OBJECTIVES = choices_of("objective")

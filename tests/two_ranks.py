@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 SIZE = 2
-PATIENCE = 240  # seconds of a test
+PATIENCE = 500  # seconds of a test
 
 
 class TwoRanks:

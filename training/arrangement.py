@@ -68,7 +68,7 @@ class Arrangement:
             if self.activation_checkpointing:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if mesh is not None:
-            dtype = HALF.get(self.precision)
+            dtype = HALF.get(self.precision) if self.device == "cuda" else None  # a CPU's norms take weights in float32 alone
             policy = MixedPrecisionPolicy(dtype, dtype and torch.float32, cast_forward_inputs=False)
             for part in (*blocks, objective):
                 fully_shard(part, mesh=mesh["data_parallel"], mp_policy=policy)

@@ -24,11 +24,20 @@ def rank_file(rank: int) -> str:
 
 
 def write_file(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write and sync: when this returns, a power cut loses nothing."""
-    with open(path, "wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write and sync: when this returns, a power cut loses nothing.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+    try:
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:  # what torch makes of a failed write hides the reason
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -39,6 +39,10 @@ class Ranks:
     def num_nodes(self) -> int:
         return self.size // self.local_size
 
+    def described(self, strategy: str) -> dict[str, str]:
+        """For log and result."""
+        return {"ranks": f"{self.size} by {strategy}"} if self.size > 1 else {}
+
     def part(self) -> None:
         """Take leave of the others, at the end of a run that went well."""
         if self.size > 1:
@@ -157,6 +161,6 @@ def sum_over_ranks(number: int) -> int:
     """The sum of a small count over all ranks."""
     if not dist.is_initialized():
         return number
-    total = torch.tensor(number)
+    total = torch.tensor(int(number))
     dist.all_reduce(total)
     return int(total)

@@ -27,6 +27,8 @@ from training.progress import samples_per_second
 from training.ranks import sum_over_ranks
 
 VERSIONS = ("torch", "torchvision", "lightning", "hydra-core", "timm", "transformers")
+NODES = {"names": dict, "seed": int, "model": dict, "datamodule": dict, "objective": dict, "optimizer": dict, "budget": dict}
+NODES |= {"trial_flops": int | float, "trainer": dict, "monitor": dict}
 AUTO = "auto"  # resume=auto: go on where a run is there already, else begin
 SPEED = ("trainer", "monitor")  # nodes that a resumed run takes from its new command line
 
@@ -86,6 +88,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._hold()
+            for leftover in self.folder.glob("*.part"):  # of a process that was killed here
+                remove(leftover)
             part.write_text(yaml.safe_dump(self.config, sort_keys=False), encoding="utf-8")
             os.link(part, self.folder / "config.yaml")  # whole or not at all, and never over another one
         except FileExistsError as error:
@@ -285,6 +289,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"'{folder}/config.yaml' is damaged: {' '.join(str(error).split())[:120]}") from error
     if not isinstance(config, dict):
         raise BadInput(f"'{folder}/config.yaml' is damaged: it holds no settings")
+    for node, kind in NODES.items():
+        if not isinstance(config.get(node), kind) or isinstance(config[node], bool):
+            raise BadInput(f"'{folder}/config.yaml' is damaged: its '{node}' is {config.get(node)!r}")
+    names = config["names"]
+    if not all(isinstance(names.get(group), str) for group in ("objective", "model", "datamodule")):
+        raise BadInput(f"'{folder}/config.yaml' is damaged: its 'names' are {names!r}")
     return config
 
 

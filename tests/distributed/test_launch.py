@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command, error_line
 from made_runs import words_for
+from processes import children, gone
 from safetensors.torch import load_file
 
 from reports.result import read_result
@@ -37,29 +38,6 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() - began < 240, "nothing happens"
         time.sleep(0.05)
-
-
-def children(process: subprocess.Popen) -> dict[int, int]:
-    """rank -> process id of those that a process has started."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int(re.search(r"^PPid:\s+(\d+)", (folder / "status").read_text(), re.M)[1])
-            if parent == process.pid:
-                found[int(re.search(r"\0RANK=(\d+)", (folder / "environ").read_text())[1])] = int(folder.name)
-        except (OSError, TypeError):
-            continue  # gone in the meantime
-    return found
-
-
-def gone(pids: list[int], seconds: float) -> bool:
-    """Whether processes end within that time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_text() for pid in pids):
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on(here, tmp_path, words):

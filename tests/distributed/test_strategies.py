@@ -44,3 +44,44 @@ def test_two_ranks_learn_what_one_process_learns(two_ranks, alone, objective, na
     for name_, weight in first.weights.items():
         if weight.ndim > 1:  # some biases have no gradient but rounding errors, which AdamW makes steps of
             assert (weight - expected.weights[name_]).abs().max() <= 1e-3 * weight.abs().max(), name_
+
+
+VARIANTS = {
+    "shards follow after_step": ("rtd", "fsdp", ["objective.sharing=disentangled"]),
+    "synchronised batch norm of a ResNet": ("simclr", "ddp", ["model=resnet18", "~model.depth", "optimizer=sgd"]),
+    "sharded batch norm": ("simclr", "fsdp", ["model=resnet18", "~model.depth", "optimizer=sgd"]),
+    "LARS on shards": ("mae", "fsdp", ["optimizer=lars", "optimizer.base_lr=3"]),
+    "SGD without clipping": ("span_corruption", "fsdp", ["optimizer=sgd", "optimizer.clip_norm=null"]),
+    "activations computed again": ("mae", "fsdp", ["trainer.activation_checkpointing=true", "model.drop_path=0"]),
+    "activations computed again, unsharded": ("mlm", "ddp", ["trainer.activation_checkpointing=true"]),
+    "compiled": ("mae", "ddp", ["trainer.compile=true"]),
+    "compiled shards": ("mlm", "fsdp", ["trainer.compile=true", "trainer.activation_checkpointing=true"]),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(two_ranks, variant, pictures, texts, tmp_path):
+    objective, name, more = VARIANTS[variant]
+    words = [word for word in words_for(objective, pictures, texts) if f"~{word.partition('=')[0]}" not in more]
+    words = [*words, *RECIPE, *(word for word in more if not word.startswith("~"))]
+    alone = [word for word in words if not word.startswith("trainer.")]
+    expected = fit(settings_of(alone), tmp_path / "alone", 6)
+    first, _ = two_ranks(fit, settings_of([*words, *strategy(name)]), tmp_path / "ranks", 6)
+    assert first.losses == pytest.approx(expected.losses, rel=1e-4)
+    for weight_name, weight in first.weights.items():
+        if weight.ndim > 1:
+            assert (weight - expected.weights[weight_name]).abs().max() <= 1e-3 * weight.abs().max(), weight_name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_half_precision_on_ranks(two_ranks, name, pictures, texts, tmp_path):
+    words = [*words_for("mae", pictures, texts), *RECIPE]
+    expected = fit(settings_of(words), tmp_path / "alone", 6)
+    settings = settings_of([*words, *strategy(name)])
+    settings["trainer"]["precision"] = "bf16"
+    first, _ = two_ranks(fit, settings, tmp_path / "ranks", 6)
+    assert first.losses == pytest.approx(expected.losses, rel=2e-2)
+    assert first.losses != pytest.approx(expected.losses, rel=1e-5)
+    assert all(weight.dtype == expected.weights[name].dtype for name, weight in first.weights.items())

@@ -12,7 +12,8 @@ from conftest import text_encoder
 from made_pairs import TinyPairs
 from test_protocols import TRAINER
 
-from conf import BUILDABLE, read_choice
+from conf import read_choice
+from conf.targets import OURS
 from datamodules.image_folder import ImageFolder
 from errors import BadInput
 from models.export import save_encoder
@@ -41,7 +42,7 @@ CONFIG = {
 
 @pytest.fixture(autouse=True)
 def tiny_pairs_can_be_built(monkeypatch):
-    monkeypatch.setattr("conf.BUILDABLE", (*BUILDABLE, "made_pairs"))
+    monkeypatch.setattr("conf.targets.OURS", (*OURS, "made_pairs"))
 
 
 @pytest.fixture
