@@ -6,6 +6,8 @@ import torch.distributed as dist
 from made_vision import OBJECTIVES, batch_of, encoder_of, made_data
 from torch import Tensor
 
+from models.encoder import Features
+from objectives.codebook import Codebook
 from objectives.draw import Draw
 from objectives.moco_v2 import Queue
 from objectives.moco_v3 import contrast
@@ -46,6 +48,18 @@ def queue_of(keys: Tensor) -> Queue:
     return queue
 
 
+def codebook_of(share: slice) -> Codebook:
+    """After three steps with these of eight pictures of 9 tokens."""
+    torch.manual_seed(0)
+    codebook, pictures = Codebook(encoder_of("tiny", made_data().spec), 4, 3, num_codes=24, width=6), torch.randn(3, 8, 9, 32)
+    index = torch.arange(8)[share]
+    for epoch, tokens in enumerate(pictures):
+        features = Features(tokens[share], tokens[share].mean(dim=1), tokens[share, :0])
+        codebook(features, Draw(0, torch.full_like(index, epoch), index))
+        codebook.after_step()
+    return codebook
+
+
 def one_rank(inputs: Tensor, weight: Tensor, keys: Tensor) -> dict[str, object]:
     own = slice(dist.get_rank(), None, WORLD)  # as the order strides
     found: dict[str, object] = {}
@@ -54,6 +68,7 @@ def one_rank(inputs: Tensor, weight: Tensor, keys: Tensor) -> dict[str, object]:
         dist.all_reduce(mine)  # the data-parallel mean
         found[name] = (loss, mine / WORLD)
     queue = queue_of(keys[own])
+    found["codebook"] = codebook_of(own).codes_KZ
     return found | {"centre": centre_of(own), "queue": (queue.keys_KE, queue.next)}
 
 
@@ -69,6 +84,7 @@ def test_two_ranks_are_one_process(two_ranks):
         assert sum(answer[name][0] for answer in answers) / WORLD == pytest.approx(loss, rel=1e-9), name
 
     for answer in answers:
+        torch.testing.assert_close(answer["codebook"], codebook_of(slice(None)).codes_KZ, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(answer["centre"], centre_of(slice(None)), rtol=1e-4, atol=1e-6)
 
     queue, rings = queue_of(keys), [answer["queue"][0] for answer in answers]
