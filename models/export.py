@@ -3,7 +3,7 @@
 Images: `encoder.safetensors` in timm's key names. Text: a folder `encoder/` with weights and tokenizer, a Hugging Face one
 with its configuration where the network is of transformers. Beside both stands `encoder.json`, the recipe by which
 `load_encoder` builds it again. The encoders of a pair are called `image_encoder` and `text_encoder`; what joins them is
-`pair.safetensors` with `pair.json`.
+`pair.safetensors` with `pair.json`. A supervised run on pictures leaves its last layer, as `classifier`.
 """
 
 import json
@@ -16,16 +16,18 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.spec import DataSpec
 from errors import BadInput
+from models.classifier import Classifier
 from models.encoder import Encoder
 from models.pair import Pair, PairHead
 from models.timm_encoder import TimmEncoder
 from models.weights import load_strictly
 
 FORMAT = 1
+HEADS = ("pair", "classifier")
 IN_FOLDER = ("config", "tokenizer")  # parts of a text encoder's recipe that the folder holds already
 
 
-def save_encoder(encoder: Encoder | PairHead, folder: Path, name: str = "encoder") -> Path:
+def save_encoder(encoder: Encoder | PairHead | Classifier, folder: Path, name: str = "encoder") -> Path:
     """Write the encoder and, last, `<name>.json`; each appears whole or not at all. Returns where the weights are."""
     weights, recipe = encoder.exported()
     if encoder.modality == "text":
@@ -70,11 +72,24 @@ def load_pair(folder: str | Path) -> Pair:
     return build_pair(parts).eval()
 
 
+def load_classifier(folder: str | Path) -> Classifier:
+    """What a supervised run on pictures made of its encoder's features.
+
+    Raises:
+        BadInput: as `load_encoder`.
+    """
+    recipe, weights = _read(Path(folder), "classifier")
+    _check_format(recipe)
+    classifier = Classifier(recipe["width"], tuple(recipe["class_names"]))
+    load_strictly(classifier, weights, "the classifier")
+    return classifier
+
+
 def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(recipe, weights) as `save_encoder` wrote them."""
     try:
         recipe = json.loads(_file(folder / f"{name}.json").read_text())
-        if recipe.get("library") != "timm" and name != "pair":
+        if recipe.get("library") != "timm" and name not in HEADS:
             inside = folder / name
             if recipe["library"] == "transformers":
                 recipe["config"] = json.loads(_file(inside / "config.json").read_text())

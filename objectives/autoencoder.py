@@ -1,8 +1,9 @@
 """Autoencoders: a picture is rebuilt from its features.
 
 Input:   the picture with Gaussian noise (denoising: Vincent et al. 2010), with a square cut out (inpainting: Pathak et al.
-         2016), or as it is (variational: Kingma and Welling 2014).
-Passes:  the pooled features, or a sample of a normal distribution around them (variational), to a small decoder.
+         2016), or as it is (variational: Kingma and Welling 2014; vector-quantised: van den Oord et al. 2017).
+Passes:  the pooled features, a sample of a normal distribution around them (variational), or for every token the nearest
+         entry of a codebook (vector-quantised), to a small decoder.
 Target:  the pixels, where the corruption says that they count. The loss is their negative log-likelihood under a normal
          distribution of fixed width plus what the code costs, in nats for each pixel value that counts; the
          variational choice makes it the negative evidence lower bound.
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
-from objectives.bottleneck import Code
+from objectives.bottleneck import Bottleneck, Code
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import tile
@@ -37,7 +38,7 @@ class Autoencoder(Objective):
         encoder: any image encoder; its pooled features enter the bottleneck.
         spec: the opened data set.
         corruption: (pictures, draw) -> (input, where it must be rebuilt), one of `corruption.py`.
-        bottleneck: (encoder, channels, side) -> module from `bottleneck.py`.
+        bottleneck: (encoder, channels, side) -> module from `bottleneck.py` or `codebook.py`.
         pixel_std: of the normal distribution around the rebuilt pixels, which lie between 0 and 1. It weighs pixels against
             what the code costs, and does nothing where that is free.
         decoder_width: channels of the decoder's first, smallest grid; each doubling of the side halves them, down to 16.
@@ -52,7 +53,7 @@ class Autoencoder(Objective):
         encoder: Encoder,
         spec: DataSpec,
         corruption: Callable[[Tensor, Draw], tuple[Tensor, Tensor]],
-        bottleneck: Callable[..., nn.Module],
+        bottleneck: Callable[..., Bottleneck],
         pixel_std: float = 0.1,
         decoder_width: int = 128,
         crop_scale: tuple[float, float] = (0.2, 1.0),
@@ -79,6 +80,9 @@ class Autoencoder(Objective):
         nats_B = (pixel_nats(pictures, rebuilt, self.pixel_std) * counts).sum(dim=(1, 2, 3))
         error = ((rebuilt.detach() - pictures).square() * counts).sum() / counts.sum()
         return Outcome((nats_B + code.nats_B).sum() / counts.sum(), {"squared_error": error, **code.report})
+
+    def after_step(self, progress: float) -> None:
+        self.bottleneck.after_step()
 
     def encode(self, seen: Tensor, draw: Draw) -> Code:
         return self.bottleneck(self.encoder(self.encoder.normalise(seen)), draw)

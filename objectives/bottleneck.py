@@ -28,7 +28,17 @@ class Code:
     report: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Vector(nn.Module):
+class Bottleneck(nn.Module):
+    """From features to a code, given the draw."""
+
+    def forward(self, features: Features, draw: Draw) -> Code:
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Move what the optimiser does not."""
+
+
+class Vector(Bottleneck):
     """The pooled features as they are.
 
     Args:
@@ -47,7 +57,7 @@ class Vector(nn.Module):
         return Code(grid_BWSS, pooled_BD.new_zeros(len(pooled_BD)), {"embedding_std": feature_std(pooled_BD)})
 
 
-class Gaussian(nn.Module):
+class Gaussian(Bottleneck):
     """A sample from the normal distribution whose mean and variances are read from the pooled features.
 
     Kingma and Welling 2014 ("Auto-Encoding Variational Bayes"), section 3 and appendix B. In evaluation the mean passes.

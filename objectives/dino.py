@@ -113,7 +113,7 @@ class DINO(Objective):
         teacher_GbK = self.teacher(torch.cat(large)).unflatten(0, (NUM_GLOBAL, -1))
         temperature = rise(*self.teacher_temperature, self.progress, self.temperature_warmup)
         loss, target_GbK = self_distillation(student_VbK, teacher_GbK, self.centre_K, self.student_temperature, temperature)
-        if self.training:
+        if torch.is_grad_enabled():  # a step, or a part of one
             self.waiting.append(mean_over_ranks(teacher_GbK.float().mean(dim=(0, 1))))
         report = {
             "teacher_entropy": entropy(target_GbK.flatten(0, 1)).mean(),  # of one picture: ln K is collapse to nothing
@@ -124,8 +124,8 @@ class DINO(Objective):
 
     def after_step(self, progress: float) -> None:
         self.teacher.follow(self.encoder, self.head, cosine(self.momentum, 1.0, progress))
-        for centre_K in self.waiting:
-            self.centre_K.lerp_(centre_K, 1 - self.centre_momentum)
+        if self.waiting:
+            self.centre_K.lerp_(torch.stack(self.waiting).mean(dim=0), 1 - self.centre_momentum)
         self.waiting.clear()
         self.progress.fill_(progress)
 

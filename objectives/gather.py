@@ -24,6 +24,11 @@ def gather_candidates(local: Tensor) -> Tensor:
             "trainer.accumulate would change which candidates are compared: this objective looks at all samples of a step; "
             "large batches in little memory are what grad_cache is for (objective=clip objective.grad_cache.chunks=<number>)"
         )
+    return gather_rows(local)
+
+
+def gather_rows(local: Tensor) -> Tensor:
+    """As `gather_candidates`, for rows that are kept and not compared with this step's: a part of a step will do."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return local
     return _Gather.apply(local.contiguous())

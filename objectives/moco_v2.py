@@ -19,7 +19,7 @@ from errors import BadInput
 from models.encoder import Encoder
 from objectives.collapse import feature_std
 from objectives.draw import Draw
-from objectives.gather import gather_candidates
+from objectives.gather import gather_rows
 from objectives.objective import Batch, Objective, Outcome
 from objectives.photometry import SMALL_IMAGE, Photometry
 from objectives.projector import projector
@@ -85,7 +85,7 @@ class MoCoV2(Objective):
         query_bE = self.projector(self.encoder(query_view).pooled)
         key_bE = F.normalize(at_least_float32(self.teacher(key_view)), dim=1)
         loss, accuracy = contrast_with_queue(query_bE, key_bE, self.queue.keys_KE, self.temperature)
-        if self.training:
+        if torch.is_grad_enabled():  # a step, or a part of one
             self.queue.hold(key_bE)
         return Outcome(loss, {"accuracy": accuracy, "embedding_std": feature_std(query_bE)})
 
@@ -115,7 +115,7 @@ class Queue(torch.nn.Module):
 
     def hold(self, key_bE: Tensor) -> None:
         """Gather the keys of this rank's batch with those of the others."""
-        self.waiting.append(gather_candidates(key_bE.detach()))
+        self.waiting.append(gather_rows(key_bE.detach()))
 
     def push(self) -> None:
         """Overwrite the oldest keys by what was held."""

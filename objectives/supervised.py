@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
+from models.classifier import Classifier
 from models.encoder import Encoder
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
-from objectives.pictures import tile
+from objectives.pictures import gallery
 from objectives.views import Crops
 
 
@@ -41,9 +42,7 @@ class Supervised(Objective):
         super().__init__(encoder)
         self.label_smoothing, self.mix = label_smoothing, mix
         self.crops = Crops(spec.image_size, scale=tuple(crop_scale))
-        self.head = nn.Linear(encoder.width, spec.num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = Classifier(encoder.width, spec.class_names)
 
     def views(self) -> Crops:
         return self.crops
@@ -57,15 +56,16 @@ class Supervised(Objective):
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         return Outcome(loss, {"accuracy": (logits.detach().argmax(1) == label).float().mean()})
 
+    def exports(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder, "classifier": self.head}
+
     def classify(self, batch: Batch) -> Tensor:
         """(B, classes) scores."""
         return self.head(self.encoder(self.encoder.inputs(batch)).pooled)
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """The augmented pictures, up to four a row."""
-        views = batch["views"][:, 0].float().div(255)
-        columns = min(4, len(views))
-        return {"views": tile(views[: len(views) // columns * columns].unflatten(0, (-1, columns)))}
+        """The augmented pictures."""
+        return {"views": gallery(batch["views"][:, 0])}
 
 
 def mix_pairs(images: Tensor, target: Tensor, draw: Draw, probability: float) -> tuple[Tensor, Tensor]:

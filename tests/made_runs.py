@@ -4,6 +4,10 @@ import random
 from pathlib import Path
 
 from conf import choices_of, modality
+from datamodules.spec import DataSpec
+from models.classifier import Classifier
+from models.export import save_encoder
+from models.timm_encoder import TimmEncoder
 
 PROSE = "the of and a to in he whale was that sea it his ship is with I as not for at by captain old so but they all"
 WORDS = PROSE.split()
@@ -30,9 +34,21 @@ def words_for(objective: str, pictures: Path, texts: Path) -> list[str]:
     return [f"objective={objective}", *_SMALLEST[modality("objective", objective)](objective, pictures, texts)]
 
 
+def write_teacher(folder: Path) -> Path:
+    """A supervised run on 32 px, as far as it is learned from."""
+    if not folder.exists():
+        spec = DataSpec("pictures", "image", 10, 32, 3, ("red", "green", "blue"))
+        encoder = TimmEncoder(spec, "vit_tiny_patch16_224", depth=1)
+        folder.mkdir()
+        save_encoder(encoder, folder)
+        save_encoder(Classifier(encoder.width, spec.class_names), folder, "classifier")
+    return folder
+
+
 def _of_pictures(objective: str, pictures: Path, texts: Path) -> list[str]:
     data = ["model.depth=1", "datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.batch_size=8"]
-    return [*data, *(f"objective.{setting}" for setting in SMALL_HEADS.get(objective, ()))]
+    taught = [f"objective.teacher={write_teacher(texts / 'teacher')}"] if objective.endswith("distillation") else []
+    return [*data, *taught, *(f"objective.{setting}" for setting in SMALL_HEADS.get(objective, ()))]
 
 
 def _of_texts(objective: str, pictures: Path, texts: Path) -> list[str]:

@@ -13,6 +13,7 @@ from datamodules import torchvision_sets
 from reports.result import read_result
 
 REPEATED = ("mae", "simclr", "supervised")  # with two seeds
+DISTILLED = ("feature_distillation", "logit_distillation")  # from one of the runs before
 PICTURED = {  # the image objectives, and what they show
     "mae": "reconstructions",
     "simclr": "views",
@@ -26,6 +27,9 @@ PICTURED = {  # the image objectives, and what they show
     "denoising_autoencoder": "reconstructions",
     "inpainting_autoencoder": "reconstructions",
     "variational_autoencoder": "reconstructions",
+    "vector_quantised_autoencoder": "reconstructions",
+    "feature_distillation": "views",
+    "logit_distillation": "views",
 }
 SMALL = ["budget.steps=2", "monitor.times=1", "datamodule.batch_size=8", "trainer.accelerator=cpu"]
 
@@ -45,8 +49,12 @@ def sweep(tmp_path_factory, pictures) -> Path:
     words = ["model.depth=1", *folder_of(pictures), *SMALL]
     done = command("train.py", "-m", f"objective={','.join(REPEATED)}", "seed=0,1", *words, cwd=cwd)
     assert done.returncode == 0, done.stdout
-    others = [name for name in PICTURED if name not in REPEATED]
+    others = [name for name in PICTURED if name not in (*REPEATED, *DISTILLED)]
     done = inside("train.py", "-m", f"objective={','.join(others)}", *words, "hydra.sweep.dir=others", cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    teacher = next(folder for folder in runs(cwd) if "supervised" in folder.name)
+    students = ["hydra.sweep.dir=students", f"objective.teacher={teacher}"]
+    done = inside("train.py", "-m", f"objective={','.join(DISTILLED)}", *words, *students, cwd=cwd)
     assert done.returncode == 0, done.stdout
     return cwd
 

@@ -12,7 +12,7 @@ from training.accumulation import check_accumulation, check_batch
 from training.fitting import face
 
 RECIPE = ["optimizer.base_lr=0.02", "optimizer.clip_norm=1.0", "optimizer.warmup=0.3"]
-REFUSED = ("simclr",)
+REFUSED = ("simclr", "moco_v3", "byol", "vicreg", "triplet")
 QUICK = ("mlm", "span")
 
 
@@ -53,6 +53,8 @@ def built(words: list[str]):
         ("simclr", ["model=resnet18"], "batch norm"),
         ("simclr", ["objective.projector_depth=1"], "batch norm"),
         ("supervised", ["model=resnet18"], "batch norm"),
+        *((name, [], "batch norm") for name in REFUSED[1:]),
+        ("moco_v2", ["model=resnet18"], "batch norm"),
     ],
 )
 def test_what_looks_at_samples_together_is_refused(objective, model, reason, pictures, texts):

@@ -1,12 +1,13 @@
 """Objectives on pictures on two real gloo processes: the gradient, the centre and the queue of one process with it all."""
 
-import sys
-from pathlib import Path
-
+import pytest
 import torch
 import torch.distributed as dist
+from made_vision import OBJECTIVES, batch_of, encoder_of, made_data
 from torch import Tensor
 
+from models.encoder import Features
+from objectives.codebook import Codebook
 from objectives.draw import Draw
 from objectives.moco_v2 import Queue
 from objectives.moco_v3 import contrast
@@ -30,9 +31,6 @@ def gradient(name: str, inputs: Tensor, weight: Tensor) -> tuple[float, Tensor]:
 
 def centre_of(share: slice) -> Tensor:
     """DINO's centre after one step with these of eight pictures."""
-    sys.path.append(str(Path(__file__).parent.parent / "objectives"))
-    from made_vision import OBJECTIVES, batch_of, encoder_of, made_data
-
     data = made_data()
     dino = OBJECTIVES["dino"](encoder_of("vit", data.spec), data.spec, num_local=0)
     batch = {name: value[share] for name, value in batch_of(dino, data).items() if value.ndim}
@@ -50,41 +48,49 @@ def queue_of(keys: Tensor) -> Queue:
     return queue
 
 
+def codebook_of(share: slice) -> Codebook:
+    """After three steps with these of eight pictures of 9 tokens."""
+    torch.manual_seed(0)
+    codebook, pictures = Codebook(encoder_of("tiny", made_data().spec), 4, 3, num_codes=24, width=6), torch.randn(3, 8, 9, 32)
+    index = torch.arange(8)[share]
+    for epoch, tokens in enumerate(pictures):
+        features = Features(tokens[share], tokens[share].mean(dim=1), tokens[share, :0])
+        codebook(features, Draw(0, torch.full_like(index, epoch), index))
+        codebook.after_step()
+    return codebook
+
+
 def one_rank(inputs: Tensor, weight: Tensor, keys: Tensor) -> dict[str, object]:
     own = slice(dist.get_rank(), None, WORLD)  # as the order strides
-    answer: dict[str, object] = {}
+    found: dict[str, object] = {}
     for name in LOSSES:
         loss, mine = gradient(name, inputs[:, own], weight)
         dist.all_reduce(mine)  # the data-parallel mean
-        answer[name] = (loss, (mine / WORLD).tolist())
-    answer["centre"] = centre_of(own).tolist()
+        found[name] = (loss, mine / WORLD)
     queue = queue_of(keys[own])
-    answer["queue"] = (queue.keys_KE.tolist(), queue.next.tolist())
-    return answer
+    found["codebook"] = codebook_of(own).codes_KZ
+    return found | {"centre": centre_of(own), "queue": (queue.keys_KE, queue.next)}
 
 
 def test_two_ranks_are_one_process(two_ranks):
     torch.manual_seed(0)
     inputs, weight = torch.randn(2, 8, 5, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
     keys = torch.nn.functional.normalize(torch.randn(16, 4), dim=1)
-    expected = {name: gradient(name, inputs, weight) for name in LOSSES}
     answers = two_ranks(one_rank, inputs, weight, keys)
-    for name, (loss, whole) in expected.items():
+    for name in LOSSES:
+        loss, whole = gradient(name, inputs, weight)
         for answer in answers:
-            mine = torch.tensor(answer[name][1], dtype=torch.float64)
-            torch.testing.assert_close(mine, whole, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
-        mean = sum(answer[name][0] for answer in answers) / WORLD
-        assert abs(mean - loss) < 1e-9 * abs(loss), name
+            torch.testing.assert_close(answer[name][1], whole, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: name + text)
+        assert sum(answer[name][0] for answer in answers) / WORLD == pytest.approx(loss, rel=1e-9), name
 
     for answer in answers:
-        torch.testing.assert_close(torch.tensor(answer["centre"]), centre_of(slice(None)), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(answer["codebook"], codebook_of(slice(None)).codes_KZ, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(answer["centre"], centre_of(slice(None)), rtol=1e-4, atol=1e-6)
 
-    queue = queue_of(keys)
-    assert answers[0]["queue"] == answers[1]["queue"]
-    ring, following = answers[0]["queue"]
-    assert following == queue.next.tolist() == [4]
+    queue, rings = queue_of(keys), [answer["queue"][0] for answer in answers]
+    assert torch.equal(*rings)
+    assert [answer["queue"][1].tolist() for answer in answers] == [[4], [4]]
+    assert queue.next.tolist() == [4]
     for block in range(3):  # the same keys; within a batch they lie rank by rank
-        theirs = sorted(ring[4 * block : 4 * block + 4])
-        torch.testing.assert_close(
-            torch.tensor(theirs), torch.tensor(sorted(queue.keys_KE[4 * block : 4 * block + 4].tolist()))
-        )
+        theirs, ours = (sorted(ring[4 * block : 4 * block + 4].tolist()) for ring in (rings[0], queue.keys_KE))
+        assert theirs == ours

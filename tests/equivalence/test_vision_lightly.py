@@ -1,12 +1,11 @@
 """Losses on pictures against lightly's, and against the formulas written out in float64."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from lightly.loss import DINOLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss
+from made_vision import OBJECTIVES, batch_of, encoder_of, made_data
 from torch import Tensor
 
 from objectives.byol import regression
@@ -15,9 +14,6 @@ from objectives.moco_v2 import Queue, contrast_with_queue
 from objectives.moco_v3 import contrast
 from objectives.triplet import hardest_triplets
 from objectives.vicreg import VICReg, vicreg_terms
-
-sys.path.append(str(Path(__file__).parent.parent / "objectives"))
-from made_vision import OBJECTIVES, batch_of, encoder_of, made_data
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,7 @@ def test_the_teacher_counts():
     assert with_teacher - sample_flops(byol, batch, 8) == pytest.approx(2 * 2 * student, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", [*WITH_TEACHER, "variational"])
+@pytest.mark.parametrize("name", [*WITH_TEACHER, "variational", "vector_quantised"])
 def test_a_resumed_run_is_the_same_bit_for_bit(name):
     data = made_data()
 

@@ -15,6 +15,7 @@ from models.timm_encoder import TimmEncoder
 from objectives.autoencoder import Autoencoder
 from objectives.bottleneck import Gaussian, Vector
 from objectives.byol import BYOL
+from objectives.codebook import Codebook
 from objectives.corruption import Hole, Noise, Nothing
 from objectives.dino import DINO
 from objectives.moco_v2 import MoCoV2
@@ -37,6 +38,9 @@ OBJECTIVES = {
     "inpainting": partial(Autoencoder, corruption=Hole(), bottleneck=Vector, decoder_width=16),
     "variational": partial(Autoencoder, corruption=Nothing(), bottleneck=partial(Gaussian, width=8), decoder_width=16),
 }
+OBJECTIVES["vector_quantised"] = partial(
+    Autoencoder, corruption=Nothing(), bottleneck=partial(Codebook, num_codes=12, width=4), decoder_width=16
+)
 WITH_TEACHER = ("moco_v2", "moco_v3", "byol", "dino")
 
 
