@@ -6,7 +6,6 @@ Shapes: B rows, T texts a row (one or two), L tokens of the longest row (a multi
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -96,9 +95,6 @@ class RowMaker:
         if per_row == 2:
             batch["segment"] = (present & (place >= ends_BT[:, :1])).astype(np.int64)
         return {key: torch.from_numpy(value) for key, value in batch.items()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tokenizing": None}  # each data worker makes its own
 
 
 class Rows(Dataset):

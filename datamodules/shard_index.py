@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 
@@ -57,17 +58,20 @@ def index_of(shard: ShardFile, fields: Fields, cache: str | None = None) -> Inde
     """The index of a shard, from the cache where it did not change since.
 
     Raises:
-        BadInput: it is not a tar.
+        BadInput: it is not a tar, or cannot be read, or the index cannot be written.
     """
-    stat = os.stat(shard.path)
-    content = [FORMAT, os.path.realpath(shard.path), stat.st_size, stat.st_mtime_ns, fields.image, fields.text, fields.label]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
-    path = cache_folder(cache, "indices") / f"{key}.npz"
-    with alone(path):
-        found = _load(path)
-        if found is None:
-            found = scan(shard, fields)
-            _save(found, path)
+    try:
+        stat = os.stat(shard.path)
+        content = [FORMAT, os.path.realpath(shard.path), stat.st_size, stat.st_mtime_ns]
+        key = hashlib.sha256(json.dumps([*content, fields.image, fields.text, fields.label]).encode()).hexdigest()[:24]
+        path = cache_folder(cache, "indices") / f"{key}.npz"
+        with alone(path):
+            found = _load(path)
+            if found is None:
+                found = scan(shard, fields)
+                _save(found, path)
+    except OSError as error:
+        raise BadInput(f"'{shard.name}' or its index in the cache cannot be used: {error}") from error
     return found
 
 
@@ -109,7 +113,7 @@ def scan(shard: ShardFile, fields: Fields) -> Index:
     )
 
 
-def _samples(file: object, shard: ShardFile, problems: Counter) -> Iterator[dict[str, Member]]:
+def _samples(file: BinaryIO, shard: ShardFile, problems: Counter) -> Iterator[dict[str, Member]]:
     """The members of each sample: extension -> where it is."""
     try:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (the file is closed by its owner)
@@ -136,6 +140,8 @@ def _files(archive: tarfile.TarFile, problems: Counter) -> Iterator[tuple[str, M
     try:
         while (entry := archive.next()) is not None:
             archive.members = []  # else it keeps them all
+            if entry.size < 0:  # would lead back, and round in circles
+                return
             if entry.isdir():
                 continue
             if entry.isreg() and not entry.issparse() and _split(entry.name) is not None:
@@ -155,7 +161,7 @@ def _split(name: str) -> tuple[str, str] | None:
     return str(path.parent / stem), extension.lower()
 
 
-def _ended(file: object, offset: int) -> bool:
+def _ended(file: BinaryIO, offset: int) -> bool:
     """Whether the mark of a tar's end is there, a block of zeros; where it is not, nobody knows what is missing."""
     file.seek(offset)
     block = file.read(tarfile.BLOCKSIZE)

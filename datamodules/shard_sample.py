@@ -75,7 +75,7 @@ def parts_of(name: str) -> tuple[str, list[str]]:
 
 def decoded(raw: bytes, extension: str, problems: Counter) -> object:
     """What a member says: text, or of .json the object. Raises ValueError where it is none."""
-    text = decode(raw, problems)
+    text = decode(raw, problems).removeprefix("\ufeff")
     return json.loads(text) if extension.endswith("json") else text
 
 

@@ -1,5 +1,7 @@
 """Pictures with captions: which caption an epoch has, and one tokenizer from training to judging."""
 
+import pickle
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -99,6 +101,8 @@ def test_rows_of_prompts_are_as_hugging_face_makes_them(tmp_path):
     assert rows["ids"].tolist() == expected["input_ids"]
     assert rows["present"].int().tolist() == expected["attention_mask"]
     assert data.rows([])["ids"].shape == (0, 8)
+    sent = pickle.loads(pickle.dumps(data.rows))  # as to spawned workers
+    assert torch.equal(sent(texts)["ids"], rows["ids"])
 
 
 def test_unlabelled_pictures_have_no_task(tmp_path):

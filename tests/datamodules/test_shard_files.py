@@ -16,6 +16,7 @@ def names(patterns) -> list[str]:
 def folder(tmp_path, monkeypatch):
     for name in ("a-08", "a-09", "a-10", "b-08", "b-09", "b-10", "c[1]"):
         (tmp_path / f"{name}.tar").write_bytes(b"")
+    (tmp_path / "folder.tar").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -37,6 +38,7 @@ def test_braces_globs_and_lists(folder):
         ("a-{20..99}.tar", r"80 of 80 shards are missing: 'a-20\.tar', .*, \.\.\.$"),
         ("z-*.tar", r"datamodule\.shards='z-\*\.tar' matches no shard"),
         (["a-08.tar", "z-*.tar"], "matches no shard"),
+        ("folder.tar", "1 of 1 shards are missing"),
         ("", "names no shard; give paths"),
         ([], "names no shard"),
         ("a-{08..10.tar", "unbalanced braces"),
@@ -91,6 +93,7 @@ def test_a_store_that_breaks_off_is_reported_and_leaves_nothing(store, tmp_path,
     monkeypatch.setattr(type(store), "get_file", broken)
     with pytest.raises(BadInput, match=r"'memory://bucket/train-0.tar' cannot be reached: ConnectionError: gone away"):
         opened(tmp_path, "memory://bucket/train-0.tar")
+    assert not [path for path in (tmp_path / "cache" / "shards").iterdir() if path.suffix != ".lock"]
     monkeypatch.setattr(type(store), "get_file", lambda self, path, local, **more: open(local, "wb").close())
     with pytest.raises(BadInput, match="came incomplete: 0 of"):
         opened(tmp_path, "memory://bucket/train-0.tar")

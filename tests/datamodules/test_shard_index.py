@@ -106,6 +106,29 @@ def test_a_shard_damaged_in_the_middle_gives_what_comes_before(tmp_path):
     assert index.problems == {CUT: 1}
 
 
+def test_a_size_that_leads_back_ends_the_shard(tmp_path):
+    path = tar(tmp_path / "a.tar", [file for number in range(3) for file in sample(number)])
+    with tarfile.open(path) as archive:
+        at = archive.getmembers()[4].offset
+    raw = bytearray(path.read_bytes())
+    raw[at + 124 : at + 136] = b"\xff" + (256**11 - 2048).to_bytes(11, "big")  # -2048
+    raw[at + 148 : at + 156] = b"        "
+    raw[at + 148 : at + 156] = b"%06o\0 " % sum(raw[at : at + 512])
+    path.write_bytes(raw)
+    index = scanned(path)
+    assert len(index.label) == 1
+    assert index.problems == {CUT: 1}
+
+
+def test_a_shard_that_cannot_be_read_is_refused_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match=r"'a\.tar' or its index in the cache cannot be used: .*No such file"):
+        index_of(ShardFile("a.tar", str(tmp_path / "a.tar")), FIELDS, str(tmp_path / "cache"))
+    path = tar(tmp_path / "a.tar", sample(1))
+    monkeypatch.setattr("numpy.savez", lambda *given, **more: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(BadInput, match="No space left on device"):
+        index_of(ShardFile("a.tar", str(path)), FIELDS, str(tmp_path / "cache"))
+
+
 def test_what_is_no_tar_is_refused_by_name(tmp_path):
     good = tar(tmp_path / "good.tar", sample(1))
     contents = {"text.tar": b"no tar at all " * 100, "empty.tar": b"", "short.tar": good.read_bytes()[:300]}

@@ -12,6 +12,7 @@ import torch
 from made_shards import CLASSES, SMALL, caption, opened, picture, sample, shards, shown, tar
 
 from datamodules.image_shards import ImageShards
+from datamodules.order import permutation, permutation_of_shards
 from datamodules.shard_index import BROKEN_JSON, CUT, EMPTY_TEXT, WITHOUT_IMAGE, WITHOUT_TEXT
 from datamodules.text_shards import TextShards
 from errors import BadInput
@@ -128,7 +129,7 @@ def test_what_is_incomplete_is_counted_and_left_out(tmp_path, caplog):
         *sample(1), ("2.json", sample(2)[1][1]), ("3.png", picture(3)), ("4.png", picture(4)), ("4.json", facts),
         ("5.png", picture(5)), ("5.json", b'{"captions": ["cut'), ("6.png", picture(6)), ("6.json", b'{"scene": "river"}'),
         ("7.png", picture(7)), ("7.json", json.dumps({"captions": [7, None, "a b h", ""], "scene": "desert"}).encode()),
-        ("8.png", picture(8)), ("8.json", b"[" * 100_000),
+        ("8.png", picture(8)), ("8.json", b"[" * 100_000), ("9.png", picture(9)), ("9.json", b"\xef\xbb\xbf" + sample(9)[1][1]),
         *(file for number in range(10, 20) for file in sample(number)),
     ]  # fmt: skip
     tar(tmp_path / "train-00.tar", files)
@@ -137,8 +138,8 @@ def test_what_is_incomplete_is_counted_and_left_out(tmp_path, caplog):
     assert data.problems == expected
     for problem, count in expected.items():
         assert f"'webdataset': {count} {problem}" in caplog.text
-    assert data.captions("train")[:2] == [(caption(1),), ("a b h",)]
-    assert data.spec.num_train == 12
+    assert data.captions("train")[:3] == [(caption(1),), ("a b h",), (caption(9),)]
+    assert data.spec.num_train == 13
 
 
 def test_a_cut_shard_is_named_and_the_others_are_whole(tmp_path, caplog):
@@ -209,6 +210,19 @@ def test_a_shard_that_changes_while_it_is_used_is_named(tmp_path, caplog):
     with pytest.raises(BadInput, match="12 pictures in a row cannot be read"):
         loaded(data, num_batches=1)
     assert "the shard has become shorter" in caplog.text
+
+
+def test_large_collections_are_read_shard_by_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.order.WINDOW", 16)
+    pattern = shards(tmp_path, [range(9 * i, 9 * i + 9) for i in range(4)])
+    data = opened(tmp_path, pattern, val_shards=None, test_shards=None)
+    pictures = data.splits["train"].pictures
+    assert pictures.shard.tolist() == (pictures.load.load.indices[pictures.load.indices] // 9).tolist()
+    expected = permutation_of_shards(5, 0, pictures.shard).tolist()
+    assert expected != permutation(5, 0, pictures.num).tolist()
+    for part in (data, data.task):
+        seen = [index for batch in part.train_loader(None, 5, num_batches=5) for index in batch["index"].tolist()]
+        assert seen == expected[:30]
 
 
 def test_many_shards_are_open_a_few_at_a_time_and_none_travels_to_workers(tmp_path, monkeypatch):
