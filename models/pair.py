@@ -138,8 +138,7 @@ class Pair(nn.Module):
         return self.head.texts(self.text_encoder, rows["ids"], rows["present"])
 
     def rows(self, texts: list[str]) -> dict[str, Tensor]:
-        """{"ids", "present"}: (B, L) rows of start, text, end on the encoder's device; a text that is too long is cut before
-        its end token."""
+        """{"ids", "present"}: (B, L) rows of start, text, end, on the encoder's device; long texts are cut, the end stays."""
         from datamodules.rows import Rows, Texts
 
         samples = Texts([(text,) for text in texts], np.zeros(len(texts), np.int64))

@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 from test_commands import SMALL, choices
 
 import models
+from conf import build, class_of, read_choice
 from reports.result import read_result
+from transfer.protocol import takes_pair
 
 CONTRASTIVE = ("clip", "siglip")
 TINY = ["model.depth=1", *(f"objective.text_settings.{key}" for key in ("depth=1", "width=32", "heads=2", "feedforward=64"))]
@@ -192,3 +194,12 @@ def test_the_text_model_is_the_one_that_the_model_is_paired_with(objective, mode
     assert given.objective.text_model == "gpt_mini"
     if objective == "siglip":
         assert node["loss"]["batch_size"] == 48
+
+
+def test_protocols_are_built_as_their_files_say():
+    zero_shot, retrieval = (build(read_choice("transfer", name)) for name in ("zero_shot", "retrieval"))
+    assert all("{}" in template for template in zero_shot.templates)
+    assert retrieval.captions == "all"
+    assert takes_pair(zero_shot)
+    assert takes_pair(retrieval)
+    assert not any(takes_pair(class_of("transfer", name)) for name in choices("transfer") - {"zero_shot", "retrieval"})
