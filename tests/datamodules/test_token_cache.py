@@ -112,6 +112,7 @@ def test_many_batches_are_as_one(vocabulary, tmp_path, monkeypatch):
         assert np.array_equal(whole[split].tokens, parts[split].tokens)
         assert np.array_equal(whole[split].document_ends, parts[split].document_ends)
         assert np.array_equal(whole[split].document_bytes, parts[split].document_bytes)
+        assert np.array_equal(whole[split].token_counts, parts[split].token_counts)
 
 
 def test_what_is_wrong_with_a_text_is_counted_replaced_and_said(vocabulary, tmp_path, caplog):

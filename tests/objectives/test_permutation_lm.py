@@ -155,6 +155,17 @@ def test_padding_and_other_documents_change_nothing(architecture):
         torch.testing.assert_close(apart[row, own], alone[0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_place_left_over_in_a_row_with_few_targets_is_context():
+    model, batch = objective(), text_batch(2)
+    place, used = torch.tensor([[3, 11, 6], [7, 2, 5]]), torch.tensor([[True, True, False]] * 2)
+    found = model.queries(batch, Noise.of(place, used), torch.arange(3))[:, :2]
+    expected = model.queries(batch, Noise.of(place[:, :2], used[:, :2]), torch.arange(2))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    nats, _, num_targets = model.predict(batch, Noise.of(place, used), torch.arange(3))
+    assert num_targets == 4
+    torch.testing.assert_close(nats, model.predict(batch, Noise.of(place[:, :2], used[:, :2]), torch.arange(2))[0])
+
+
 def test_orders_are_uniform_and_spare_special_tokens():
     num, length = 6000, 20
     batch = text_batch(num, length)
