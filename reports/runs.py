@@ -17,7 +17,7 @@ from reports.events import Events, read_events
 from reports.result import Result, read_result
 from reports.rows import baseline_first
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
 
 
 @dataclass
@@ -158,7 +158,7 @@ def _same(result: Result) -> str:
 def read_settings(folder: Path) -> dict[str, Any]:
     """The config.yaml of a run; {} where it is missing or damaged: the page then says less."""
     try:
-        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), LOADER)
+        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), SafeLoader)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return config if isinstance(config, dict) else {}

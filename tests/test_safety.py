@@ -43,9 +43,11 @@ def unsafe(call: ast.Call) -> str | None:
     def says(key: str, value: object) -> bool:
         return isinstance(settings.get(key), ast.Constant) and settings[key].value is value
 
+    if name == "yaml.load" and len(call.args) == 2 and name_of(call.args[1]) == "SafeLoader":
+        return None
     if name in NEVER:
         return name
-    if name.rpartition(".")[2] in EXTRACTING:
+    if isinstance(call.func, ast.Attribute) and call.func.attr in EXTRACTING:
         return f"{name}: members can have any path"
     if name in ("torch.load", "load_from_checkpoint") and not says("weights_only", True):
         return f"{name} without weights_only=True"
@@ -162,7 +164,13 @@ def test_names_in_an_archive_reach_nothing_outside_of_it(tmp_path):
     link = zipfile.ZipInfo("a/link.png")
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(archive, "w") as file:
-        for name in ("../secret.png", str(secret), "a/../../secret.png", "a/1.png", "b/2.png", "b/3.png", "b/4.png"):
+        for name in (
+            "../secret.png",
+            str(secret),
+            "a/../../secret.png",
+            "a/1.png",
+            *(f"{place}/{number}.png" for place in "ab" for number in range(2, 6)),
+        ):
             file.writestr(name, raw.getvalue())
         file.writestr(link, str(secret))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

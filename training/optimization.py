@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import Optimizer
 
+from errors import BadInput
 from models.encoder import Encoder
 from objectives.schedule import cosine
 
@@ -60,7 +61,11 @@ class Optimization:
         peak = self.peak_lr(batch_size)
         for group in groups:
             group["lr"] = peak * group.pop("lr_scale")
-        return self.algorithm(groups, lr=peak)
+        try:
+            return self.algorithm(groups, lr=peak)
+        except (LookupError, TypeError, ValueError) as error:
+            name = getattr(getattr(self.algorithm, "func", self.algorithm), "__name__", "it")
+            raise BadInput(f"optimizer.algorithm: {name} refuses its settings: {error}") from error
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:

@@ -17,8 +17,8 @@ def codebook_of(num_codes: int = 6) -> Codebook:
     return Codebook(encoder_of("tiny", made_data().spec), channels=5, side=3, num_codes=num_codes, width=4)
 
 
-def features_of(num: int, tokens: int = 9, seed: int = 1) -> Features:
-    tokens_BND = torch.randn(num, tokens, 32, generator=torch.Generator().manual_seed(seed))
+def features_of(num: int, tokens: int = 9, seed: int = 1, shared: float = 0.0) -> Features:
+    tokens_BND = shared + torch.randn(num, tokens, 32, generator=torch.Generator().manual_seed(seed))
     return Features(tokens_BND, tokens_BND.mean(dim=1), tokens_BND[:, :0])
 
 
@@ -74,11 +74,9 @@ def test_entries_are_moving_averages_of_the_tokens_that_chose_them():
 
 def test_entries_that_nobody_chooses_begin_again_at_tokens():
     codebook = codebook_of(6)
-    away = torch.nn.functional.normalize(-codebook.tokens(features_of(8)).mean(dim=(0, 1)).detach(), dim=0)
-    codebook.codes_KZ[3:] = away  # opposite to all tokens
+    features = features_of(2, shared=3.0)  # all tokens to one side
+    codebook.codes_KZ[3:] = torch.nn.functional.normalize(-codebook.tokens(features).mean(dim=(0, 1)).detach(), dim=0)
     codebook.used_K[:3], codebook.sum_KZ[:] = 5.0, 5 * codebook.codes_KZ
-    features = features_of(2)
-    codebook.codes_KZ[3:] = away
     tokens = codebook.tokens(features).detach().flatten(0, 1)
     chosen = codebook.ids(features).unique()
     codebook(features, draw_of(2))

@@ -57,7 +57,9 @@ def test_chance_comes_from_the_draw_alone(name):
         torch.manual_seed(seed)
         losses.append(objective(batch, draw_of(batch)).loss.item())
     assert losses[0] == losses[1]
-    assert objective(batch, Draw(1, batch["epoch"], batch["index"])).loss.item() != losses[0]
+    other_draw = objective(batch, Draw(1, batch["epoch"], batch["index"])).loss.item()
+    # only the views of a tokenizer's pictures are drawn, and which tokens entries begin again at
+    assert (other_draw == losses[0]) == (name == "vector_quantised")
 
 
 @pytest.mark.parametrize("name", WITH_TEACHER)

@@ -37,6 +37,8 @@ CONFIG = {
     "seed": 3,
     "datamodule": {"_target_": "made_pairs.TinyPairs", "root": ""},
     "objective": {},
+    **{node: {} for node in ("model", "optimizer", "budget", "trainer", "monitor")},
+    "trial_flops": 1e9,
 }
 
 
