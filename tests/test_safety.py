@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, error_line
 
 from conf import build, choices_of, read_choice
-from conf.targets import OURS, class_at
+from conf.targets import OURS, class_at, fits
 from datamodules.image_folder import ImageFolder
 from errors import BadInput
 
@@ -124,6 +124,24 @@ def test_settings_have_the_types_that_they_are_for(here, word, expected):
 
     line = error_line(here("train.py", "objective=mae", "budget.steps=2", "monitor.times=0", word))
     assert re.search(expected, line), line
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "whether"),
+    [
+        (["a", "b", "c"], tuple[str, ...], True),
+        (["a", "b", 3], tuple[str, ...], False),
+        ([], tuple[str, ...], True),
+        ("abc", tuple[str, ...], False),
+        ([0.2, 1], tuple[float, float], True),
+        ([0.2], tuple[float, float], False),
+        (["a"], list[str], True),
+        ("a", str | list[str], True),
+        (3, str | list[str], False),
+    ],
+)
+def test_lists_have_what_their_hint_says(value, hint, whether):
+    assert fits(value, hint) == whether
 
 
 def bomb(side: int) -> bytes:
