@@ -6,12 +6,13 @@ right, and zero-shot classification from the names of the classes.
 
 open_clip's side is as its documentation trains it: `open_clip.CLIP` (ViT 64 px, patch 8, 192 wide, 6 deep; text tower 192
 wide, 4 deep; 14.1 million parameters), `ClipLoss`, its tokenizer, its training transform, AdamW with its groups and betas,
-learning rate 5e-4, weight decay 0.2, cosine with warm-up, batches of 128. It is spared reading: pictures are decoded and
-captions tokenised before its time begins, at 32 places instead of 77. Its schedule goes by the time that is left.
+learning rate 5e-4, weight decay 0.2, cosine with warm-up, batches of 128 (`--open-clip-batch`). It is spared reading:
+pictures are decoded and captions tokenised before its time begins, at 32 places instead of 77. Its schedule goes by the time
+that is left.
 
     python benchmarks/image_text.py --shards 'rsicd64-train-{00..04}.tar' --val-shards rsicd64-val-00.tar --minutes 6 --seeds 3
 
-Words after `--` replace how train.py is called: `-- objective=clip datamodule=webdataset` takes the defaults.
+Words at the end replace how train.py is called: `objective=clip datamodule=webdataset` takes the defaults.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from transfer.retrieval import Retrieval
 HOME = Path(__file__).parents[1]
 RECIPE = ["experiment=rsicd"]
 SIDES = ("ours", "open_clip")
-SIZE, BATCH, PLACES, WARM_UP = 64, 128, 32, 0.1
+SIZE, PLACES, WARM_UP = 64, 32, 0.1
 VISION = {"image_size": SIZE, "patch_size": 8, "width": 192, "layers": 6, "head_width": 64}
 TEXT = {"context_length": PLACES, "width": 192, "layers": 4, "heads": 3}
 SHOWN = {  # of a training, in the table
@@ -99,7 +100,7 @@ def judged(pair: nn.Module, data: WebDataset) -> dict[str, float]:
     return Retrieval("first")(pair, data, bench) | build(read_choice("transfer", "zero_shot"))(pair, data.task, bench)
 
 
-def open_clip_trained(data: WebDataset, seed: int, minutes: float) -> dict[str, float]:
+def open_clip_trained(data: WebDataset, seed: int, minutes: float, batch: int) -> dict[str, float]:
     """What open_clip comes to in that time."""
     from open_clip.loss import ClipLoss
 
@@ -118,9 +119,9 @@ def open_clip_trained(data: WebDataset, seed: int, minutes: float) -> dict[str, 
         rising, falling = done / WARM_UP, 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
         for group in optimizer.param_groups:
             group["lr"] = 5e-4 * (rising if done < WARM_UP else falling)
-        if len(order) < BATCH:  # drops the rest, as open_clip's loader does
+        if len(order) < batch:  # drops the rest, as open_clip's loader does
             order = torch.randperm(len(pictures))
-        chosen, order = order[:BATCH].tolist(), order[BATCH:]
+        chosen, order = order[:batch].tolist(), order[batch:]
         views = torch.stack([model.augmented(pictures[i]) for i in chosen])
         ids = torch.stack([captions[i][torch.randint(len(captions[i]), ())] for i in chosen])
         optimizer.zero_grad()
@@ -128,7 +129,7 @@ def open_clip_trained(data: WebDataset, seed: int, minutes: float) -> dict[str, 
         optimizer.step()
         with torch.no_grad():
             model.net.logit_scale.clamp_(0, math.log(100))
-        num_pairs += BATCH
+        num_pairs += batch
         done = (time.perf_counter() - began) / (60 * minutes)
     rate, memory = num_pairs / (60 * minutes * done), peak_memory_bytes() / 1e9
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -184,19 +185,22 @@ def main() -> None:
     parser.add_argument("--val-shards", required=True, help="held-out shards")
     parser.add_argument("--minutes", type=float, default=6.0, help="of training, of each side and seed")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--open-clip-batch", type=int, default=128)
     parser.add_argument("--json", type=Path, help="also write everything here")
-    parser.add_argument("--open-clip", type=int, metavar="SEED", help=argparse.SUPPRESS)  # one training, in its own process
+    parser.add_argument("--open-clip-seed", type=int, help=argparse.SUPPRESS)  # this process is one training of open_clip
     parser.add_argument("words", nargs="*", help=f"of train.py; by default {' '.join(RECIPE)}")
     chosen = parser.parse_args()
     data = opened(chosen.shards, chosen.val_shards)
-    if chosen.open_clip is not None:
-        print(json.dumps(open_clip_trained(data, chosen.open_clip, chosen.minutes)))
+    if chosen.open_clip_seed is not None:
+        print(json.dumps(open_clip_trained(data, chosen.open_clip_seed, chosen.minutes, chosen.open_clip_batch)))
         return
     num_test, num_texts = data.splits["test"].num, len({own[0] for own in data.captions("test")})
-    print(f"{chosen.minutes:g} minutes each, {num_test} held-out pictures with {num_texts} first captions, fp32, "
-          f"{torch.get_num_threads()} threads, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
+    print(f"{chosen.minutes:g} minutes each, open_clip in batches of {chosen.open_clip_batch}, fp32, "
+          f"{torch.get_num_threads()} threads, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}; "
+          f"{num_test} held-out pictures with {num_texts} different first captions", flush=True)  # fmt: skip
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     shared = ["--shards", chosen.shards, "--val-shards", chosen.val_shards, "--minutes", str(chosen.minutes)]
+    shared += ["--open-clip-batch", str(chosen.open_clip_batch)]
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
         total = progress.add_task("trainings", total=2 * chosen.seeds)
         for seed in range(chosen.seeds):
@@ -204,11 +208,11 @@ def main() -> None:
                 if side == "ours":
                     run = ours_trained(chosen, data, seed, Path(folder) / str(seed), progress)
                 else:
-                    words = [__file__, *shared, "--open-clip", str(seed)]
+                    words = [__file__, *shared, "--open-clip-seed", str(seed)]
                     run = json.loads(watched(words, chosen.minutes, progress, f"open_clip, seed {seed}").splitlines()[-1])
                 found[side].append(run)
                 values = ", ".join(f"{shown} {run[name]:.3g}" for name, shown in SHOWN.items())
-                progress.console.print(f"seed {seed}, {side}: {values}", highlight=False)
+                progress.console.print(f"seed {seed}, {side}: {values}", highlight=False, soft_wrap=True)
                 progress.advance(total)
     print(table(found))
     ratios = [own["rate"] / other["rate"] for own, other in zip(*found.values(), strict=True)]
