@@ -29,7 +29,7 @@ class EmojiCaptions(ImageTextData):
         tokenizer: dict | Vocabulary,
         templates: Sequence[str] = ("{name}",),
         image_size: int | None = None,
-        batch_size: int = 64,
+        batch_size: int = 32,
         max_length: int = 32,
         fixed_length: bool = False,
         val_fraction: float = 0.1,
