@@ -99,8 +99,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is tuple or hint is tuple:
         if not isinstance(value, list | tuple):
             return False
-        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner or (Any,) * len(value)
-        return len(kinds) == len(value) and all(fits(part, kind) for part, kind in zip(value, kinds, strict=True))
+        kinds = (inner[0],) * len(value) if inner[1:] == (...,) else inner
+        return not inner or (len(kinds) == len(value) and all(map(fits, value, kinds)))
     if origin is list or hint is list:
         return isinstance(value, list | tuple) and all(fits(part, kind) for kind in inner for part in value)
     if origin is collections.abc.Callable:
@@ -114,9 +114,9 @@ def _spoken(hint: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_spoken(choice) for choice in inner))
+    if origin is tuple and inner[1:] == (...,):
+        return f"a list ({_spoken(inner[0])} each)"
     if origin is tuple:
-        if inner[1:] == (...,):
-            return f"a list, each of it {_spoken(inner[0])}"
         return f"a list of {len(inner)} ({', '.join(map(_spoken, inner))})"
     if list in (origin, hint):
         return "a list"

@@ -4,7 +4,8 @@ Nothing here depends on the number of workers, and the global batch is sliced be
 batches come on one process and on eight, and a run that was interrupted at sample n goes on with sample n.
 
 Samples that lie in shards are not permuted freely once they are many: shards come in random order, and samples are mixed
-with those of the shards that come next to their own, so that what is read lies together.
+with those of the shards that come next to their own, so that what is read lies together. Rows of different lengths are
+put into batches with rows of about their own length, because a batch is filled up to its longest.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import Sampler
 
 WINDOW = 1 << 16  # samples that are mixed, at least; webdataset's usual buffers hold some thousands
+ALIKE = 16  # batches among which rows are sorted by length
 
 
 def permutation(seed: int, epoch: int, num_samples: int) -> torch.Tensor:
@@ -42,6 +44,26 @@ def permutation_of_shards(seed: int, epoch: int, shard: np.ndarray, window: int 
     return torch.cat(windows)
 
 
+def alike(order: torch.Tensor, lengths: np.ndarray, batch_size: int, first: int, seed: int) -> torch.Tensor:
+    """The same samples, rows of about one length together; a pure function of its arguments.
+
+    Of every `ALIKE` batches the rows are sorted by length and cut into batches again, which then come in random order.
+
+    Args:
+        order: (n,) of one epoch.
+        lengths: of all samples.
+        batch_size: samples that are filled up to one length.
+        first: how many samples of this epoch fill up a batch that the epoch before began.
+    """
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    parts = [order[:first]]
+    for window in order[first:].split(ALIKE * batch_size):
+        whole, rest = window.tensor_split([len(window) // batch_size * batch_size])
+        batches = whole[torch.from_numpy(np.argsort(lengths[whole.numpy()], kind="stable"))].view(-1, batch_size)
+        parts += [batches[torch.randperm(len(batches), generator=generator)].flatten(), rest]
+    return torch.cat(parts)
+
+
 class Order(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) pairs: one endless stream of permutations, cut into global batches.
 
@@ -55,6 +77,7 @@ class Order(Sampler[list[tuple[int, int]]]):
         first_batch: the batch to begin with; the number of batches seen so far when a run is resumed.
         rank, world_size: this process takes every world_size-th sample of each global batch.
         shard: (num_samples,) in which shard each sample lies, where they do.
+        lengths: (num_samples,) of rows that are filled up to the longest of their batch.
     """
 
     def __init__(
@@ -67,10 +90,11 @@ class Order(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         shard: np.ndarray | None = None,
+        lengths: np.ndarray | None = None,
     ):
         self.num_samples, self.batch_size, self.num_batches = num_samples, batch_size, num_batches
         self.seed, self.first_batch, self.rank, self.world_size = seed, first_batch, rank, world_size
-        self.shard = shard if num_samples > WINDOW else None
+        self.shard, self.lengths = shard if num_samples > WINDOW else None, lengths
 
     def __len__(self) -> int:
         return self.num_batches
@@ -88,6 +112,10 @@ class Order(Sampler[list[tuple[int, int]]]):
             yield pairs
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        if self.shard is None:
-            return permutation(self.seed, epoch, self.num_samples).numpy()
-        return permutation_of_shards(self.seed, epoch, self.shard).numpy()
+        if self.shard is not None:
+            return permutation_of_shards(self.seed, epoch, self.shard).numpy()
+        order = permutation(self.seed, epoch, self.num_samples)
+        if self.lengths is not None:
+            begun = -epoch * self.num_samples % self.batch_size
+            order = alike(order, self.lengths, self.batch_size, begun, self.seed * 1_000_003 + epoch)
+        return order.numpy()

@@ -97,11 +97,13 @@ class TextTask(Labelled):
         world_size: int = 1,
         batch_size: int | None = None,
     ) -> DataLoader:
-        """Training batches in their order, as `Rows` makes them; texts have no `view`."""
+        """Training batches of texts of about one length, as `Rows` makes them; texts have no `view`."""
         if view is not None:
             raise BadInput(f"the objective makes its samples of running text, but '{self.spec.name}' is a labelled task")
         rows = self._of("train")
-        order = Order(len(rows), batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size)
+        order = Order(
+            len(rows), batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size, lengths=rows.lengths
+        )
         return ordered_loader(rows, order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:

@@ -1,31 +1,34 @@
-"""The last layer of BERT-like networks, computed only at the places that are asked for.
+"""The last layer of networks like BERT or ModernBERT, computed only at the places that are asked for.
 
 A masked objective reads the last layer at 15 % of the places. Keys and values are needed from everywhere, but queries, the
 projection behind attention and the whole feed-forward are not: most of a layer is saved, and nothing of the result changes.
 
-Shapes: B rows, L tokens a row, K places asked for, D width, H heads.
+Shapes: B rows, L tokens a row, K places asked for, D width, H heads, d their width.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer, eager_attention_forward
 from transformers.models.electra.modeling_electra import ElectraLayer
+from transformers.models.modernbert.modeling_modernbert import ModernBertEncoderLayer, rotate_half
 
 from models.encoder import take
 
 
 def hidden_at(net: PreTrainedModel, arguments: dict, place_BK: Tensor) -> Tensor:
     """(B, K, D): the network's last hidden vectors at some places; an architecture that cannot do less computes them all."""
-    if net.config.model_type not in LIKE_BERT:
+    if net.config.model_type not in LAYERS:
         return take(net(**arguments).last_hidden_state, place_BK)
     return net(**arguments, place_BK=place_BK).last_hidden_state
 
 
 def allow_places(net: PreTrainedModel) -> None:
-    """Let the last layer of a BERT-like network take `place_BK`; its weights and their names stay as they are."""
-    if net.config.model_type in LIKE_BERT:
-        net.encoder.layer[-1].__class__ = LIKE_BERT[net.config.model_type]
+    """Let the last layer of a network take `place_BK`; its weights and their names stay as they are."""
+    if net.config.model_type in LAYERS:
+        layers = net.layers if net.config.model_type == "modernbert" else net.encoder.layer
+        layers[-1].__class__ = LAYERS[net.config.model_type]
 
 
 class AtPlaces(nn.Module):
@@ -58,7 +61,44 @@ class ElectraLayerAtPlaces(AtPlaces, ElectraLayer):
     """ELECTRA's."""
 
 
-LIKE_BERT = {"bert": BertLayerAtPlaces, "electra": ElectraLayerAtPlaces}  # by transformers' model type
+class ModernBertLayerAtPlaces(ModernBertEncoderLayer):
+    """ModernBERT's: norms come first, and queries are rotated by their own positions."""
+
+    def forward(
+        self, hidden_BLD: Tensor, attention_mask: Tensor | None = None, position_embeddings=None, place_BK=None, **settings
+    ) -> Tensor:
+        if place_BK is None:
+            return super().forward(hidden_BLD, attention_mask, position_embeddings, **settings)
+        mixed_BKD = self._attend(self.attn_norm(hidden_BLD), position_embeddings, attention_mask, place_BK)
+        hidden_BKD = take(hidden_BLD, place_BK) + self.attn.out_drop(self.attn.Wo(mixed_BKD))
+        return hidden_BKD + self.mlp(self.mlp_norm(hidden_BKD))
+
+    def _attend(self, normed_BLD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, place_BK: Tensor) -> Tensor:
+        attention, weight, bias = self.attn, self.attn.Wqkv.weight, self.attn.Wqkv.bias
+        width = normed_BLD.shape[-1]
+        query_BKD = F.linear(take(normed_BLD, place_BK), weight[:width], None if bias is None else bias[:width])
+        both = F.linear(normed_BLD, weight[width:], None if bias is None else bias[width:]).chunk(2, dim=-1)
+        query, key, value = (x.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for x in (query_BKD, *both))
+        cos_BLd, sin_BLd = (table.expand(len(place_BK), -1, -1) for table in rotation)
+        query = rotated(query, take(cos_BLd, place_BK), take(sin_BLd, place_BK))
+        key = rotated(key, cos_BLd, sin_BLd)
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+        dropout, scale = attention.attention_dropout if self.training else 0.0, attention.head_dim**-0.5
+        mixed_BKHd, _ = kernel(attention, query, key, value, rows_of(mask, place_BK), dropout=dropout, scaling=scale)
+        return mixed_BKHd.flatten(2)
+
+
+LAYERS = {  # by transformers' model type
+    "bert": BertLayerAtPlaces,
+    "electra": ElectraLayerAtPlaces,
+    "modernbert": ModernBertLayerAtPlaces,
+}
+
+
+def rotated(x_BHLd: Tensor, cos_BLd: Tensor, sin_BLd: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, equation 34)."""
+    x = x_BHLd.float()
+    return (x * cos_BLd.unsqueeze(1) + rotate_half(x) * sin_BLd.unsqueeze(1)).to(x_BHLd.dtype)
 
 
 def rows_of(mask: Tensor | None, place_BK: Tensor) -> Tensor | None:

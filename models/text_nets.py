@@ -4,13 +4,14 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForTextEncoding,
     ElectraConfig,
     ElectraModel,
+    ModernBertModel,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -114,25 +115,64 @@ def make_decoder(net: PreTrainedModel, pretrained: str | None) -> "T5Stack":
     return decoder
 
 
-def make_generator(net: PreTrainedModel, width_ratio: float) -> ElectraModel:
-    """A narrower network of the same depth on a discriminator's own embedding layer (Clark et al. 2020, section 3.3).
+def make_generator(net: PreTrainedModel, width_ratio: float, embeddings: nn.Module) -> PreTrainedModel:
+    """A narrower network of the same depth on the embedding layer of a discriminator (Clark et al. 2020, section 3.3).
+
+    Args:
+        net: the discriminator.
+        width_ratio: of the generator's width to the discriminator's.
+        embeddings: the discriminator's layer, or one like it.
 
     Raises:
-        BadInput: only BERT's architecture is known to share its embedding layer this way.
+        BadInput: the architecture is not known to share its embedding layer this way.
     """
     config = net.config
-    if config.model_type not in ("bert", "electra"):
-        raise BadInput(
-            f"the objective needs a generator beside the encoder, which is not known for {config.model_type}; "
-            "fits: bert_tiny, bert_mini, bert_small, bert_base, bert_large"
-        )
     width = max(8, round(config.hidden_size * width_ratio))
     heads = max(1, width // 64)
-    generator = ElectraModel(
+    width -= width % heads
+    if config.model_type in ("bert", "electra"):
+        generator = _electra_generator(config, width, heads)
+        generator.embeddings = embeddings  # ELECTRA's network narrows them itself
+    elif config.model_type == "modernbert":
+        narrow = copy.deepcopy(config)
+        narrow.hidden_size, narrow.num_attention_heads = width, heads
+        narrow.intermediate_size = max(8, round(config.intermediate_size * width_ratio))
+        generator = ModernBertModel(narrow)
+        generator.embeddings = NarrowedEmbeddings(embeddings, width)
+    else:
+        raise BadInput(
+            f"the objective needs a generator beside the encoder, which is not known for {config.model_type}; "
+            "fits: bert_tiny, bert_mini, bert_small, bert_base, bert_large, modernbert_mini, modernbert_base"
+        )
+    set_dropout(generator, 0.0)
+    allow_places(generator)
+    return generator
+
+
+class NarrowedEmbeddings(nn.Module):
+    """ModernBERT's embedding layer for a narrower network, as ELECTRA has it: a linear map behind it."""
+
+    def __init__(self, embeddings: nn.Module, width: int):
+        super().__init__()
+        self.embeddings = embeddings
+        self.project = nn.Linear(embeddings.tok_embeddings.embedding_dim, width)
+        nn.init.normal_(self.project.weight, std=0.02)
+        nn.init.zeros_(self.project.bias)
+
+    @property
+    def tok_embeddings(self) -> nn.Embedding:
+        return self.embeddings.tok_embeddings
+
+    def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        return self.project(self.embeddings(input_ids, inputs_embeds))
+
+
+def _electra_generator(config: PretrainedConfig, width: int, heads: int) -> ElectraModel:
+    return ElectraModel(
         ElectraConfig(
             vocab_size=config.vocab_size,
             embedding_size=getattr(config, "embedding_size", config.hidden_size),  # ELECTRA's may be narrower
-            hidden_size=width - width % heads,
+            hidden_size=width,
             num_hidden_layers=config.num_hidden_layers,
             num_attention_heads=heads,
             intermediate_size=4 * width,
@@ -144,9 +184,6 @@ def make_generator(net: PreTrainedModel, width_ratio: float) -> ElectraModel:
             layer_norm_eps=config.layer_norm_eps,
         )
     )
-    generator.embeddings = net.embeddings
-    allow_places(generator)
-    return generator
 
 
 @torch.no_grad()

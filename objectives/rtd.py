@@ -36,7 +36,7 @@ class ReplacedTokenDetection(Objective):
     """RTD.
 
     Args:
-        encoder: BERT's architecture; it is the discriminator.
+        encoder: of BERT's or ModernBERT's architecture; it is the discriminator.
         spec: the opened data.
         mask_ratio: share of the ordinary tokens that the generator fills in.
         generator_width: of the generator, as a share of the encoder's; its depth is the encoder's.
@@ -69,7 +69,10 @@ class ReplacedTokenDetection(Objective):
         self.mask_ratio, self.weight, self.temperature, self.masked = mask_ratio, weight, temperature, masked
         self.tables = TextTables(spec)
         self.tables.need_mask("rtd")
-        self.generator = make_generator(encoder.net, generator_width)
+        shared = getattr(encoder.net, "embeddings", None)
+        if sharing == "disentangled":
+            shared = copy.deepcopy(shared)
+        self.generator = make_generator(encoder.net, generator_width, shared)
         self.head = TokenHead(self.generator.config.hidden_size, encoder.embedding_VD)
         self.detector = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.Linear(encoder.width, 1))
         for layer in (self.detector[0], self.detector[2]):
@@ -109,7 +112,7 @@ class ReplacedTokenDetection(Objective):
         """The generator's logits at the noisy places, (B, K, V) float32."""
         inputs = self.encoder.inputs({**batch, "ids": seen_BL})
         hidden_BKD = hidden_at(self.generator, self.encoder.arguments(inputs), noise.place_BK)
-        return self.head.logits(hidden_BKD, self.generator.embeddings.word_embeddings.weight)
+        return self.head.logits(hidden_BKD, self.generator.get_input_embeddings().weight)
 
     def detect(self, batch: Batch, filled_BL: Tensor) -> Tensor:
         """(B, L) float32: how much each token looks like a replacement."""
@@ -165,18 +168,14 @@ class _Disentangled(nn.Module):
 
     def __init__(self, objective: ReplacedTokenDetection):
         super().__init__()
-        objective.generator.embeddings = copy.deepcopy(objective.encoder.net.embeddings)
         for name, (theirs, _) in self._pairs(objective).items():
             # a weight that is not trained rather than a buffer: it is sharded as the others are
             self.register_parameter(name, nn.Parameter(theirs.detach().clone(), requires_grad=False))
 
     @staticmethod
     def _pairs(objective: ReplacedTokenDetection) -> dict[str, tuple[Tensor, Tensor]]:
-        theirs, own = objective.generator.embeddings, objective.encoder.net.embeddings
-        return {
-            "tokens": (theirs.word_embeddings.weight, own.word_embeddings.weight),
-            "positions": (theirs.position_embeddings.weight, own.position_embeddings.weight),
-        }
+        theirs, own = _tables(objective.generator.embeddings), _tables(objective.encoder.net.embeddings)
+        return {name: (theirs[name], own[name]) for name in own}
 
     @torch.no_grad()
     def follow(self, objective: ReplacedTokenDetection) -> None:
@@ -185,3 +184,9 @@ class _Disentangled(nn.Module):
             before = getattr(self, name)
             own += theirs - before
             before.copy_(theirs)
+
+
+def _tables(embeddings: nn.Module) -> dict[str, Tensor]:
+    """The tables of tokens and of positions inside an embedding layer."""
+    found = {name.rpartition(".")[2]: module for name, module in embeddings.named_modules() if isinstance(module, nn.Embedding)}
+    return {name: found[name].weight for name in ("word_embeddings", "position_embeddings", "tok_embeddings") if name in found}

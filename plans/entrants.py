@@ -73,7 +73,10 @@ def entrant(plan: Plan, objective: str, model: Sequence[str], data: Sequence[str
     own = plan.words(EVERY_RUN, data[0].partition("=")[2] if data else None, objective)
     budget = plan.budget_words(any(word.startswith("experiment=") for word in (*experiment, *own)))
     words = last_of_each([f"objective={objective}"], experiment, model, data, budget, own)
-    settings, choices = composed("train", words)
+    try:
+        settings, choices = composed("train", words)
+    except BadInput as error:
+        raise BadInput(f"objective={objective}: {error}") from error
     names = {group: choices[group] for group in ("objective", "model", "datamodule")}
     check_fit(names)
     if not has_task(names["datamodule"]) and not plan.tasks:

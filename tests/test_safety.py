@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, error_line
 
 from conf import build, choices_of, read_choice
-from conf.targets import OURS, class_at, fits
+from conf.targets import OURS, check_node, class_at, fits
 from datamodules.image_folder import ImageFolder
 from errors import BadInput
 
@@ -92,10 +92,34 @@ def test_a_configuration_names_known_classes_only(target):
         assert "\n" not in str(refused.value)
 
 
-def test_every_choice_names_one():
-    for group in ("objective", "model", "datamodule", "optimizer", "transfer"):
-        for choice in choices_of(group):
-            assert isinstance(class_at(read_choice(group, choice)["_target_"]), type)
+@pytest.mark.parametrize("group", ["objective", "model", "datamodule", "optimizer", "transfer"])
+def test_every_choice_names_one_and_its_settings_fit(group):
+    for choice in choices_of(group):
+        node = read_choice(group, choice)
+        assert isinstance(class_at(node["_target_"]), type)
+        check_node({key: value for key, value in node.items() if value != "???" and "${" not in str(value)})
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        ([1, 2.5, 3], tuple[float, ...], True),
+        ([], tuple[float, ...], True),
+        ([1, "a"], tuple[float, ...], False),
+        ([1, 2], tuple[float, float], True),
+        ([1, 2, 3], tuple[float, float], False),
+        ("ab", tuple[str, ...], False),
+        ([1, "a"], tuple, True),
+        ([["a"], ["b", "c"]], list[list[str]], True),
+        (True, int, False),
+        (2, float, True),
+        (None, float | None, True),
+        ({"a": 1}, dict[str, int], True),
+        ({"a": "b"}, dict[str, int], False),
+    ],
+)
+def test_what_fits_a_type(value, hint, expected):
+    assert fits(value, hint) == expected
 
 
 def test_a_foreign_target_is_refused_on_the_command_line(here, pictures):
@@ -124,24 +148,6 @@ def test_settings_have_the_types_that_they_are_for(here, word, expected):
 
     line = error_line(here("train.py", "objective=mae", "budget.steps=2", "monitor.times=0", word))
     assert re.search(expected, line), line
-
-
-@pytest.mark.parametrize(
-    ("value", "hint", "whether"),
-    [
-        (["a", "b", "c"], tuple[str, ...], True),
-        (["a", "b", 3], tuple[str, ...], False),
-        ([], tuple[str, ...], True),
-        ("abc", tuple[str, ...], False),
-        ([0.2, 1], tuple[float, float], True),
-        ([0.2], tuple[float, float], False),
-        (["a"], list[str], True),
-        ("a", str | list[str], True),
-        (3, str | list[str], False),
-    ],
-)
-def test_lists_have_what_their_hint_says(value, hint, whether):
-    assert fits(value, hint) == whether
 
 
 def bomb(side: int) -> bytes:

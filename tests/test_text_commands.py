@@ -214,7 +214,7 @@ def test_a_hugging_face_folder_is_continued_with_its_own_tokenizer(sweep, texts)
         ("train.py", ["objective=causal_lm", "model=bert_mini", *CORPUS], "needs a model with causal attention.*gpt_mini"),
         ("train.py", ["objective=mlm", "model=gpt_mini", *CORPUS], "needs a model with bidirectional attention.*bert_mini"),
         ("train.py", ["objective=span_corruption", "model=bert_mini", *CORPUS], "encoder-decoder.*t5_mini"),
-        ("train.py", ["objective=rtd", "model=modernbert_base", *CORPUS], "generator.*bert_mini"),
+        ("train.py", ["objective=rtd", "model=t5_mini", *CORPUS], "generator.*bert_mini"),
         ("train.py", ["objective=span_corruption", "datamodule.num_sentinels=2", *CORPUS], "datamodule.num_sentinels=8"),
         ("train.py", ["objective=mlm", "objective.faithful=albert", *CORPUS], "no original; .*bert, roberta"),
         ("train.py", ["objective=supervised_text", *CORPUS], "needs labels"),

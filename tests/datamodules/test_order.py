@@ -73,3 +73,41 @@ def test_the_order_uses_shards_where_there_are_more_samples_than_a_window(monkey
     assert batches(shard=shard, first_batch=2) == batches(shard=shard)[2:]
     monkeypatch.setattr("datamodules.order.WINDOW", 10)
     assert batches(shard=shard) == batches()
+
+
+LENGTHS = np.random.default_rng(0).integers(1, 60, 500)
+
+
+@pytest.mark.parametrize("changes", [{}, {"first_batch": 17}, {"seed": 5}])
+def test_rows_of_one_length_come_together_and_every_row_once_an_epoch(changes):
+    settings = {"num_samples": 500, "batch_size": 8, "num_batches": 250, "lengths": LENGTHS} | changes
+    found = batches(**settings)
+    assert found == batches(**(settings | {"first_batch": 0}))[settings.get("first_batch", 0) :]
+    for epoch in range(1, 4):  # 500 is no multiple of 8: some batches belong to two epochs
+        indices = [index for batch in found for e, index in batch if e == epoch]
+        assert sorted(indices) == list(range(500)) or epoch == 3
+    filled = sum(8 * max(LENGTHS[index] for _, index in batch) for batch in found)
+    real = sum(LENGTHS[index] for batch in found for _, index in batch)
+    assert filled < 1.2 * real
+    longest = [max(LENGTHS[index] for _, index in batch) for batch in found]
+    assert abs(np.corrcoef(longest[1:], longest[:-1])[0, 1]) < 0.2  # batches of long rows do not come in a row
+    ranks = [batches(**settings, rank=rank, world_size=2) for rank in range(2)]
+    assert all(sorted(a + b) == sorted(whole) for a, b, whole in zip(*ranks, found, strict=True))
+
+
+def test_rows_meet_other_rows_in_every_epoch():
+    found = batches(num_samples=512, batch_size=8, num_batches=128, lengths=np.ones(512))
+    groups = [{frozenset(index for _, index in batch) for batch in found[first : first + 64]} for first in (0, 64)]
+    assert not groups[0] & groups[1]
+
+
+def test_every_row_comes_early_and_late_alike():
+    places = np.zeros(64)
+    for seed in range(200):
+        order = [
+            index
+            for batch in batches(num_samples=64, batch_size=4, num_batches=16, seed=seed, lengths=LENGTHS[:64])
+            for _, index in batch
+        ]
+        places[order] += np.arange(64)
+    assert abs(places / 200 - 31.5).max() < 5 * 18.5 / 200**0.5

@@ -12,11 +12,12 @@ from objectives.rtd import ReplacedTokenDetection, detection_report
 from objectives.text_samples import pick
 
 SPEC = text_spec()
-EMBEDDINGS = ("word_embeddings.weight", "position_embeddings.weight")
+EMBEDDINGS = {"bert": ("word_embeddings.weight", "position_embeddings.weight"), "modernbert": ("tok_embeddings.weight",)}
+IN_GENERATOR = {"bert": "generator.embeddings.", "modernbert": "generator.embeddings.embeddings."}
 
 
-def rtd(**settings) -> ReplacedTokenDetection:
-    encoder = text_encoder("bert", SPEC)
+def rtd(architecture: str = "bert", **settings) -> ReplacedTokenDetection:
+    encoder = text_encoder(architecture, SPEC)
     return ReplacedTokenDetection(encoder, SPEC, **({"generator_width": 0.5} | settings))
 
 
@@ -83,9 +84,11 @@ def gradients(model: ReplacedTokenDetection) -> dict[str, Tensor | None]:
     return {name: None if weight.grad is None else weight.grad.clone() for name, weight in model.named_parameters()}
 
 
+@pytest.mark.parametrize("architecture", EMBEDDINGS)
 @pytest.mark.parametrize("sharing", ["full", "disentangled"])
-def test_the_discriminator_never_trains_what_only_the_generator_has(sharing):
-    with_both, alone = gradients(rtd(sharing=sharing)), gradients(rtd(sharing=sharing, weight=0.0))
+def test_the_discriminator_never_trains_what_only_the_generator_has(sharing, architecture):
+    with_both = gradients(rtd(architecture, sharing=sharing))
+    alone = gradients(rtd(architecture, sharing=sharing, weight=0.0))
     for name in with_both:
         if name.startswith(("generator.", "head.")):
             torch.testing.assert_close(with_both[name], alone[name], rtol=1e-5, atol=1e-7)
@@ -93,25 +96,30 @@ def test_the_discriminator_never_trains_what_only_the_generator_has(sharing):
             assert not torch.allclose(with_both[name], alone[name], rtol=1e-5, atol=1e-7), name
 
 
-def test_full_sharing_is_one_embedding_layer_trained_by_both():
-    model = rtd()
-    assert model.generator.embeddings is model.encoder.net.embeddings
-    assert not any(name.startswith("generator.embeddings.") for name, _ in model.named_parameters())
+@pytest.mark.parametrize("architecture", EMBEDDINGS)
+def test_full_sharing_is_one_embedding_layer_trained_by_both(architecture):
+    model = rtd(architecture)
+    assert model.generator.get_input_embeddings() is model.encoder.net.get_input_embeddings()
+    assert not any(name.startswith(IN_GENERATOR[architecture]) for name, _ in model.named_parameters())
     for weight in (0.0, 50.0):
-        assert (gradients(rtd(weight=weight))[f"encoder.net.embeddings.{EMBEDDINGS[0]}"] != 0).any()
+        trained = gradients(rtd(architecture, weight=weight))[f"encoder.net.embeddings.{EMBEDDINGS[architecture][0]}"]
+        assert (trained != 0).any()
 
 
-def test_disentangled_sharing_equals_a_stopped_embedding_plus_a_difference():
+@pytest.mark.parametrize("architecture", EMBEDDINGS)
+def test_disentangled_sharing_equals_a_stopped_embedding_plus_a_difference(architecture):
     """Several SGD steps beside a model that really computes E_discriminator = stop_gradient(E_generator) + delta."""
-    ours, theirs = rtd(sharing="disentangled"), rtd(sharing="disentangled")
+    ours, theirs = rtd(architecture, sharing="disentangled"), rtd(architecture, sharing="disentangled")
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.05)
     trained = [(name, weight) for name, weight in theirs.named_parameters() if weight.requires_grad]
     weights = {name: weight.detach().clone().requires_grad_() for name, weight in trained}
-    deltas = {name: torch.zeros_like(weights[f"encoder.net.embeddings.{name}"]).requires_grad_() for name in EMBEDDINGS}
+    deltas = {
+        name: torch.zeros_like(weights[f"encoder.net.embeddings.{name}"]).requires_grad_() for name in EMBEDDINGS[architecture]
+    }
 
     def embeddings() -> dict[str, Tensor]:
         return {
-            f"encoder.net.embeddings.{name}": weights[f"generator.embeddings.{name}"].detach() + delta
+            f"encoder.net.embeddings.{name}": weights[f"{IN_GENERATOR[architecture]}{name}"].detach() + delta
             for name, delta in deltas.items()
         }
 
@@ -167,14 +175,14 @@ def test_an_embedding_narrower_than_the_encoder_is_shared_as_it_is():
 
 
 def test_generators_keep_the_depth_and_scale_the_width():
-    model = rtd(generator_width=0.25)
-    assert model.generator.config.hidden_size == 8
-    assert len(model.generator.encoder.layer) == 2
+    for architecture, layers in (("bert", "encoder.layer"), ("modernbert", "layers")):
+        model = rtd(architecture, generator_width=0.25)
+        assert model.generator.config.hidden_size == 8
+        assert len(model.generator.get_submodule(layers)) == len(model.encoder.blocks) == 2
 
 
-@pytest.mark.parametrize("architecture", ["modernbert", "t5"])
-def test_a_backbone_without_a_known_generator_is_refused(architecture):
-    with pytest.raises(BadInput, match=f"{architecture}.*bert_mini"):
-        ReplacedTokenDetection(text_encoder(architecture, SPEC), SPEC)
+def test_a_backbone_without_a_known_generator_is_refused():
+    with pytest.raises(BadInput, match="t5.*bert_mini"):
+        ReplacedTokenDetection(text_encoder("t5", SPEC), SPEC)
     with pytest.raises(BadInput, match="did you mean disentangled"):
         rtd(sharing="disentangeld")

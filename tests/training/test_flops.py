@@ -8,8 +8,11 @@ embeddings are looked up, which costs nothing; everything that is no matrix prod
 import pytest
 import torch
 from conftest import image_batch, text_batch, text_encoder, text_spec
+from made_pairs import pair_batch, pair_spec
 
 from models.timm_encoder import TimmEncoder
+from objectives.clip import InfoNCE
+from objectives.image_text import ImageText
 from objectives.mae import MaskedAutoencoder
 from objectives.mlm import MaskedLanguageModel
 from objectives.rtd import ReplacedTokenDetection
@@ -97,3 +100,18 @@ def test_rtd_flops_equal_the_hand_formula(length):
     detector = 2 * length * (64**2 + 64)
     forward = generator + head + transformer_forward(64, 2, length, 128) + detector
     assert sample_flops(rtd, text_batch(8, length), 64) == pytest.approx(3 * forward, rel=0.02)
+
+
+@pytest.mark.parametrize("batch_size", [8, 4096])
+def test_clip_flops_equal_the_hand_formula(batch_size):
+    spec = pair_spec()
+    image, text = TimmEncoder(spec, "vit_tiny_patch16_224", depth=2, positions="sincos"), text_encoder("bert", spec)
+    clip = ImageText(image, spec, InfoNCE(), lambda spec, **settings: text)
+    patches = (32 // image.net.patch_embed.patch_size[0]) ** 2
+    pixels = 3 * image.net.patch_embed.patch_size[0] ** 2
+    towers = vit_forward(192, 2, patches + 1, patches, pixels) + transformer_forward(32, 2, 12, 64)
+    projections = 2 * 32 * (192 + 32)  # of both onto the width of the narrower tower
+    similarities = 2 * batch_size * 32  # of one picture with all texts
+    forward = towers + projections + similarities
+    no_input_gradient = 2 * patches * pixels * 192
+    assert sample_flops(clip, pair_batch(8), batch_size) == pytest.approx(3 * forward - no_input_gradient, rel=0.02)

@@ -1,0 +1,106 @@
+"""Which text objective is worth how much after ten CPU minutes on fifteen novels? Judged on sentences of another kind.
+
+Every objective gets the same FLOPs (conf/experiment/novels.yaml) and five seeds. Each encoder is judged by a linear probe and
+by fine-tuning on two tasks, and so are random initialisations with the same tokenizer; TF-IDF stands beside them. Prints a
+table, and what the training took. Finished parts are not repeated: the same command goes on where it stopped.
+
+    python benchmarks/novels.py <novels.zip> <sentences.zip with mr/ and subj/> [--folder outputs/novels] [--seeds 0 1 2 3 4]
+
+On two cores about ten hours; two processes with other seeds in the same folder share the work.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from reports.result import Result
+from reports.statistics import bootstrap_interval
+from reports.table import collect
+
+HOME = Path(__file__).parents[1]
+OBJECTIVES = {  # the words that each is trained with
+    "mlm": ("model=modernbert_mini", "objective.mask_ratio=0.3"),
+    "causal_lm": ("model=llama_mini",),
+    "span": ("model=modernbert_mini", "objective.mask_ratio=0.3"),
+    "rtd": ("model=modernbert_mini",),
+    "prefix_lm": ("model=llama_mini",),
+    "span_corruption": ("model=t5_mini",),
+}
+FIRST_OF_MODEL = {"modernbert_mini": "mlm", "llama_mini": "causal_lm", "t5_mini": "span_corruption"}  # lends its tokenizer
+TASKS, PROTOCOLS = ("mr", "subj"), ("linear", "finetune")
+
+
+def command(script: str, *words: str) -> None:
+    subprocess.run([sys.executable, script, *words], cwd=HOME, check=True)
+
+
+def judge(
+    checkpoint: str, folder: Path, sentences: Path, seed: int, *words: str, protocols: tuple[str, ...] = PROTOCOLS
+) -> None:
+    """Each protocol on each task, what is missing."""
+    for protocol in protocols:
+        for task in TASKS:
+            run = folder / f"{protocol}_{task}"
+            if not (run / "result.json").exists():
+                command(
+                    "finetune.py", f"checkpoint={checkpoint}", f"transfer={protocol}", "datamodule=text_classification",
+                    f"datamodule.root={sentences}", f"datamodule.task={task}", f"seed={seed}", f"hydra.run.dir={run}", *words,
+                )  # fmt: skip
+
+
+def run_seed(seed: int, folder: Path, novels: Path, sentences: Path) -> None:
+    for objective, words in OBJECTIVES.items():
+        run = folder / f"{objective}_{seed}"
+        if not (run / "result.json").exists():
+            common = ("experiment=novels", f"datamodule.files={novels}", "monitor.pictures=600", "resume=auto")
+            command("train.py", *common, f"objective={objective}", f"seed={seed}", *words, f"hydra.run.dir={run}")
+        judge(str(run), run / "transfer", sentences, seed)
+    for model, objective in FIRST_OF_MODEL.items():
+        tokenizer = f"datamodule.tokenizer.path={folder / f'{objective}_{seed}'}"
+        judge("none", folder / f"random_{model}_{seed}", sentences, seed, f"model={model}", tokenizer)
+    judge("none", folder / f"tfidf_{seed}", sentences, seed, protocols=("tfidf",))
+
+
+def tables(results: list[Result]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(accuracy in % with its interval by row, task and protocol; what training took by objective)."""
+    judged, spent = [], []
+    for result in results:
+        if result.kind == "pretrain":
+            minutes, loss = result.seconds / 60, result.metrics["last_loss"]
+            spent.append((result.objective, result.model, result.budget_spent["samples"], minutes, loss))
+        else:
+            row = "TF-IDF" if result.transfer["protocol"] == "tfidf" else f"{result.objective} ({result.model})"
+            protocol = "linear" if row == "TF-IDF" else result.transfer["protocol"]
+            judged.append((row, f"{result.transfer['data']} {protocol}", 100 * result.metrics["accuracy"]))
+    accuracy = pd.DataFrame(judged, columns=["encoder", "task", "accuracy"])
+    accuracy = accuracy.pivot_table(index="encoder", columns="task", values="accuracy", aggfunc=spoken, sort=False)
+    cost = pd.DataFrame(spent, columns=["objective", "model", "samples", "minutes", "last loss"])
+    return accuracy, cost.groupby(["objective", "model"], sort=False).mean().round(2)
+
+
+def spoken(values: pd.Series) -> str:
+    """Mean [95 % bootstrap interval] over n seeds."""
+    low, high = bootstrap_interval(values.to_numpy()) if len(values) > 1 else (float("nan"),) * 2
+    return f"{values.mean():.1f} [{low:.1f}, {high:.1f}] n={len(values)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("novels", type=Path)
+    parser.add_argument("sentences", type=Path)
+    parser.add_argument("--folder", type=Path, default=HOME / "outputs" / "novels")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="none: only the table of what is there")
+    given = parser.parse_args()
+    for seed in given.seeds:
+        run_seed(seed, given.folder.resolve(), given.novels.resolve(), given.sentences.resolve())
+    accuracy, cost = tables(collect(given.folder)[0])
+    print(accuracy.to_string(na_rep=""), cost.to_string(), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
