@@ -53,6 +53,7 @@ def begin(cwd: Path, *words: str, prepare: Callable[[], None] = lambda: None, sc
     code = 70
     try:
         torch.set_num_threads(1)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a tokenizer's threads do not survive a fork: it would wait forever
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         prepare()
