@@ -10,15 +10,18 @@ import torch
 from conftest import ROOT, error_line, inside
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from made_runs import given_runs, small_model
 from omegaconf import OmegaConf
 from test_commands import SMALL, choices
 
 import models
-from conf import build, class_of, read_choice
+from conf import build, choices_of, class_of, modality, read_choice
+from objectives.image_text import ImageText
 from reports.result import read_result
 from transfer.protocol import takes_pair
 
-CONTRASTIVE = ("clip", "siglip")
+OBJECTIVES = [name for name in choices_of("objective") if modality("objective", name) == "image_text"]
+CONTRASTIVE = [name for name in OBJECTIVES if class_of("objective", name) is ImageText]
 TINY = ["model.depth=1", *(f"objective.text_settings.{key}" for key in ("depth=1", "width=32", "heads=2", "feedforward=64"))]
 PAIRS = [
     "datamodule=pairs",
@@ -116,6 +119,29 @@ def test_transfer_of_runs_and_of_nothing_then_the_table(sweep, tables):
     assert done.returncode == 0, done.stdout
     for column in ("knn", "retrieval", "zero_shot"):
         assert column in done.stdout
+
+
+@needs_pairs
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name not in CONTRASTIVE])
+def test_other_objectives_leave_one_encoder(objective, tables, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = [word.replace("files=t", f"files={tables}/t") for word in PAIRS]
+    words = [*small_model(objective), *given_runs(objective, tmp_path), *data, "datamodule.tokenizer.vocab_size=200", *SMALL]
+    done = inside("train.py", f"objective={objective}", *words, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "transfer=linear" in done.stdout
+    result = read_result(tmp_path / "run" / "result.json")
+    assert {"feature_std", "rankme", "val_knn_accuracy"} <= set(result.metrics)
+    assert any(name.endswith("perplexity") for name in result.metrics)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"]
+    for checkpoint in ("run", "run/checkpoints/last.ckpt"):
+        done = inside("finetune.py", f"checkpoint={checkpoint}", "transfer=knn", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+    (same,) = {json.dumps(read_result(path).metrics) for path in (tmp_path / "outputs").rglob("result.json")}
+    assert json.loads(same)["accuracy"] >= 0
 
 
 @needs_pairs

@@ -20,10 +20,10 @@ def check_fit(names: dict[str, str]) -> None:
     Args:
         names: the choices of the groups "objective", "model" and "datamodule".
     """
-    declared = modality("objective", names["objective"])
+    objective = class_of("objective", names["objective"])
+    declared = objective.modality
     for group in ("model", "datamodule"):
-        # of two towers `model` is the one for pictures; the objective names the other
-        wanted = "image" if (declared, group) == ("image_text", "model") else declared
+        wanted = objective.encodes or declared if group == "model" else declared
         found = modality(group, names[group])
         if wanted != found:
             fitting = [choice for choice in choices_of(group) if modality(group, choice) == wanted]

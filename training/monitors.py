@@ -80,6 +80,8 @@ class Monitors(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, batch: dict[str, Tensor], *_: Any) -> None:
         if self._sample is None:
+            if module.objective.shown == "val":
+                batch = next(iter(self.data.evaluation_loader("val", PICTURES)))
             self._sample = {key: value[:PICTURES].cpu().clone() for key, value in batch.items() if value.ndim}
             if trainer.global_step == 0:
                 with module.whole() as objective:
