@@ -97,10 +97,10 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in (str, bool, type(None)):
         return isinstance(value, hint)
     if origin is tuple or hint is tuple:
-        kinds = inner * len(value) if isinstance(value, list | tuple) and len(inner) == 2 and inner[1] is ... else inner
-        if not isinstance(value, list | tuple) or (kinds and len(kinds) != len(value)):
+        if not isinstance(value, list | tuple):
             return False
-        return all(fits(part, kind) for part, kind in zip(value, kinds, strict=False) if kind is not ...)
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return not kinds or (len(kinds) == len(value) and all(map(fits, value, kinds)))
     if origin is list or hint is list:
         return isinstance(value, list | tuple) and all(fits(part, kind) for kind in inner for part in value)
     if origin is collections.abc.Callable:
@@ -114,8 +114,10 @@ def _spoken(hint: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_spoken(choice) for choice in inner))
+    if origin is tuple and inner[1:] == (...,):
+        return f"a list, each {_spoken(inner[0])}"
     if origin is tuple:
-        return f"a list of {len(inner)} ({', '.join(_spoken(part) for part in inner if part is not ...)})"
+        return f"a list of {len(inner)} ({', '.join(map(_spoken, inner))})"
     if list in (origin, hint):
         return "a list"
     if dict in (origin, hint) or origin is collections.abc.Callable:

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, error_line
 
 from conf import build, choices_of, read_choice
-from conf.targets import OURS, class_at
+from conf.targets import OURS, class_at, fits
 from datamodules.image_folder import ImageFolder
 from errors import BadInput
 
@@ -124,6 +124,13 @@ def test_settings_have_the_types_that_they_are_for(here, word, expected):
 
     line = error_line(here("train.py", "objective=mae", "budget.steps=2", "monitor.times=0", word))
     assert re.search(expected, line), line
+
+
+@pytest.mark.parametrize(
+    ("value", "right"), [([1e-4, 1, 2.5], True), ([], True), (["a"], False), ([1, None], False), (1.0, False)]
+)
+def test_lists_of_any_length_hold_what_they_are_for(value, right):
+    assert fits(value, tuple[float, ...]) == right
 
 
 def bomb(side: int) -> bytes:
