@@ -41,7 +41,7 @@ class Likelihood:
 
     Attributes:
         kind: "bits_per_byte" of text that is generated, "pseudo_perplexity" of masked tokens, "span_perplexity" of spans, or
-            "caption_perplexity" of captions, given their pictures.
+            "caption_perplexity" of captions, given their pictures, or "code_perplexity" of pictures, given their captions.
         nats: sum over the targets.
         num_targets: how many.
     """

@@ -13,6 +13,7 @@ NAMES = {
     "val_bits_per_byte": "validation bits per byte",
     "val_pseudo_perplexity": "validation pseudo-perplexity",
     "val_caption_perplexity": "validation perplexity of captions, given their pictures",
+    "val_code_perplexity": "validation perplexity of pictures as codes, given their captions",
     "feature_std": "spread of features (0 is collapse)",
     "rankme": "effective rank of features",
 }

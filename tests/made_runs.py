@@ -1,6 +1,7 @@
 """Tiny runs of every objective, as command-line words: for tests that start, stop, share out and damage them."""
 
 import random
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -10,6 +11,9 @@ from datamodules.spec import DataSpec
 from models.classifier import Classifier
 from models.export import save_encoder
 from models.timm_encoder import TimmEncoder
+from objectives.autoencoder import Autoencoder
+from objectives.codebook import Codebook
+from objectives.corruption import Nothing
 
 PROSE = "the of and a to in he whale was that sea it his ship is with I as not for at by captain old so but they all"
 WORDS = PROSE.split()
@@ -64,6 +68,19 @@ def write_teacher(folder: Path) -> Path:
     return folder
 
 
+def write_tokenizer(folder: Path, num_codes: int = 12) -> Path:
+    """A run that learned a codebook, on 32 px, as far as pictures are tokenised by it."""
+    if not folder.exists():
+        spec = DataSpec("pictures", "image", 10, 32, 3)
+        encoder = TimmEncoder(spec, "vit_tiny_patch16_224", depth=1)
+        bottleneck = partial(Codebook, num_codes=num_codes, width=4)
+        tokenizer = Autoencoder(encoder, spec, Nothing(), bottleneck, decoder_width=16)
+        folder.mkdir()
+        for name, part in tokenizer.exports().items():
+            save_encoder(part, folder, name)
+    return folder
+
+
 def _of_pictures(objective: str, pictures: Path, texts: Path) -> list[str]:
     return ["datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.batch_size=8"]
 
@@ -97,6 +114,6 @@ SMALL_HEADS = {
     "captioning": ["decoder_depth=1", "decoder_width=32"],
     "dino": ["num_prototypes=64", "head_width=64", "bottleneck_width=32", "num_local=2"],
 }
-WRITTEN = {"teacher": write_teacher}  # settings that name a run
+WRITTEN = {"teacher": write_teacher, "tokenizer": write_tokenizer}  # settings that name a run
 _DATA = {"image": _of_pictures, "text": _of_texts, "image_text": _of_pairs}
 OBJECTIVES = choices_of("objective")

@@ -181,6 +181,22 @@ def test_locked_towers_come_from_an_earlier_run(sweep, tables):
         ("train.py", ["objective=clip", *PAIRS, "objective.text_settings.widht=3"], "no setting .*did you mean width"),
         ("train.py", ["objective=clip", *PAIRS, "datamodule.batch_size=1"], "error: pairs are compared .*at least 2"),
         ("train.py", ["objective=siglip", *PAIRS, "datamodule.batch_size=1"], "error: pairs are compared .*at least 2"),
+        ("train.py", ["objective=text_to_image", *PAIRS], "objective.tokenizer must be given"),
+        (
+            "train.py",
+            ["objective=text_to_image", *PAIRS, "objective.tokenizer=sweep/clip"],
+            "tokenizer='sweep/clip' makes no whole numbers of pictures, as runs of objective=vector_quantised_autoencoder do",
+        ),
+        (
+            "train.py",
+            ["objective=text_to_image", *PAIRS, "model=vit_t", "objective.tokenizer=sweep/clip"],
+            "is for image_text, model=vit_t for image; .*gpt_mini",
+        ),
+        (
+            "train.py",
+            ["objective=text_to_image", *PAIRS, "model=bert_mini", "objective.tokenizer=sweep/clip"],
+            "needs a model with causal attention, .*gpt_mini",
+        ),
         ("finetune.py", ["checkpoint=sweep/clip", "transfer=zero_shot", "label_fraction=0.5"], "learns from no labels"),
         ("finetune.py", ["checkpoint=sweep/clip", "datamodule=kjv"], "is for image, the data for text; .*pairs"),
         ("finetune.py", ["checkpoint=none", "transfer=zero_shot", "datamodule=emoji"], "'emoji' has none; .*emoji_captions"),

@@ -19,7 +19,11 @@ from training.run import git_commit, peak_memory_bytes, read_config, versions
 from transfer.protocol import TransferProtocol, takes_pair
 
 USUAL_MODEL = {"image": "vit_t", "text": "bert_mini", "image_text": "vit_t"}
-READABLE = {"image": ("image", "image_text"), "text": ("text",), "image_text": ("image_text", "image")}  # model -> data
+READABLE = {  # model -> data
+    "image": ("image", "image_text"),
+    "text": ("text", "image_text"),
+    "image_text": ("image_text", "image"),
+}
 IN_CHECKPOINT = {  # where an objective's state holds what it exports
     "encoder": "objective.encoder.net.",
     "image_encoder": "objective.encoder.net.",
@@ -140,6 +144,8 @@ class Source:
     def open_data(self, given: dict[str, Any] | None, protocol: TransferProtocol) -> Data:
         """The data to be judged on: as given, else the run's own; shaped as the model takes them.
 
+        Of pictures with captions text encoders are judged on the captions.
+
         Raises:
             BadInput: of another modality than the model.
         """
@@ -161,7 +167,8 @@ class Source:
             settings["image_size"] = self.encoder.image_size
         if self.pair is not None and found == "image_text":
             late["tokenizer"] = self.pair.text_encoder.vocabulary
-        return build({name: value for name, value in settings.items() if name not in late}, **late)
+        data = build({name: value for name, value in settings.items() if name not in late}, **late)
+        return data.caption_task or data if (encoded, found) == ("text", "image_text") else data
 
     def model_for(self, protocol: TransferProtocol, opened: DataSpec, judged: DataSpec) -> Encoder | Pair:
         """What the protocol takes: loaded, or for "none" with fresh weights.
