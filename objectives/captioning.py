@@ -153,7 +153,7 @@ def make_decoder(spec: DataSpec, width: int, depth: int) -> GPT2Model:
         n_positions=spec.block_length,
         n_embd=width,
         n_layer=depth,
-        n_head=max(heads for heads in range(1, max(1, width // HEAD) + 1) if width % heads == 0),
+        n_head=num_heads(width),
         activation_function="gelu_pytorch_tanh",
         add_cross_attention=True,
         bos_token_id=spec.vocabulary.start,
@@ -163,6 +163,11 @@ def make_decoder(spec: DataSpec, width: int, depth: int) -> GPT2Model:
         attn_pdrop=0.0,
     )
     return GPT2Model(config)
+
+
+def num_heads(width: int) -> int:
+    """Of attention: as many as can be without any narrower than 64, and at least one."""
+    return max(heads for heads in range(1, max(1, width // HEAD) + 1) if width % heads == 0)
 
 
 def until_end(ids_L: Tensor, end: int) -> Tensor:

@@ -58,6 +58,7 @@ class Objective(nn.Module):
         modality: of the data, and of the encoder unless `encodes` says another one.
         encodes: what the encoder reads of data that are more than that: "image" or "text" of "image_text".
         needs: batch keys it reads; "label" demands a labelled data set.
+        keeps_encoder: whether the encoder stays as it is, so that it must have learned before.
         drops_patches: whether the encoder must be able to leave patches out.
         attention: what the encoder must have, as `Encoder.attention` names it; None takes any.
         smallest_batch: of which the loss can be computed; 2 where samples are compared or batch norms have vectors.
@@ -67,6 +68,7 @@ class Objective(nn.Module):
     modality: ClassVar[str]
     encodes: ClassVar[str | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
+    keeps_encoder: ClassVar[bool] = False
     drops_patches: ClassVar[bool] = False
     attention: ClassVar[str | None] = None
     smallest_batch: ClassVar[int] = 1
@@ -104,6 +106,6 @@ class Objective(nn.Module):
         """What a person would read: named markdown texts, of the same small batch."""
         return {}
 
-    def likelihood(self, batch: Batch) -> Likelihood | None:
-        """How well a held-out batch is predicted, in a way that does not depend on the objective's own settings."""
+    def likelihood(self, batch: Batch) -> Likelihood | tuple[Likelihood, ...] | None:
+        """How well a held-out batch is predicted, in a way, or several, that do not depend on the objective's own settings."""
         return None

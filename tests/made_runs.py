@@ -5,11 +5,17 @@ from functools import partial
 from pathlib import Path
 
 import yaml
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from transformers import PreTrainedTokenizerFast
 
-from conf import CONF, choices_of, modality, read_choice
+from conf import CONF, choices_of, class_of, modality, read_choice
 from datamodules.spec import DataSpec
+from datamodules.vocabulary import Vocabulary
 from models.classifier import Classifier
 from models.export import save_encoder
+from models.text_encoder import TextEncoder
 from models.timm_encoder import TimmEncoder
 from objectives.autoencoder import Autoencoder
 from objectives.codebook import Codebook
@@ -17,6 +23,7 @@ from objectives.corruption import Nothing
 
 PROSE = "the of and a to in he whale was that sea it his ship is with I as not for at by captain old so but they all"
 WORDS = PROSE.split()
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 
 
 def write_texts(folder: Path) -> Path:
@@ -54,7 +61,10 @@ def small_model(objective: str) -> list[str]:
 def given_runs(objective: str, folder: Path) -> list[str]:
     """Words for the runs that an objective learns from, which are written into a folder."""
     missing = [key for key, value in read_choice("objective", objective).items() if value == "???"]
-    return [f"objective.{key}={WRITTEN[key](folder / key)}" for key in missing]
+    words = [f"objective.{key}={WRITTEN[key](folder / key)}" for key in missing]
+    if class_of("objective", objective).keeps_encoder:
+        words.append(f"model.pretrained={write_teacher(folder / 'teacher')}/encoder.safetensors")
+    return words + ([f"datamodule.tokenizer.path={folder}/text"] if "text" in missing else [])
 
 
 def write_teacher(folder: Path) -> Path:
@@ -78,6 +88,18 @@ def write_tokenizer(folder: Path, num_codes: int = 12) -> Path:
         folder.mkdir()
         for name, part in tokenizer.exports().items():
             save_encoder(part, folder, name)
+    return folder
+
+
+def write_language_model(folder: Path) -> Path:
+    """A causal language model with a vocabulary of words."""
+    if not folder.exists():
+        tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate((*SPECIAL.values(), *WORDS))}, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        vocabulary = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL))
+        spec = DataSpec("words", "text", 10, block_length=32, vocabulary=vocabulary)
+        folder.mkdir()
+        save_encoder(TextEncoder(spec, "gpt2", width=32, depth=2, heads=2, feedforward=64), folder)
     return folder
 
 
@@ -114,6 +136,6 @@ SMALL_HEADS = {
     "captioning": ["decoder_depth=1", "decoder_width=32"],
     "dino": ["num_prototypes=64", "head_width=64", "bottleneck_width=32", "num_local=2"],
 }
-WRITTEN = {"teacher": write_teacher, "tokenizer": write_tokenizer}  # settings that name a run
+WRITTEN = {"teacher": write_teacher, "tokenizer": write_tokenizer, "text": write_language_model}  # settings that name a run
 _DATA = {"image": _of_pictures, "text": _of_texts, "image_text": _of_pairs}
 OBJECTIVES = choices_of("objective")

@@ -181,6 +181,7 @@ def test_locked_towers_come_from_an_earlier_run(sweep, tables):
         ("train.py", ["objective=clip", *PAIRS, "objective.text_settings.widht=3"], "no setting .*did you mean width"),
         ("train.py", ["objective=clip", *PAIRS, "datamodule.batch_size=1"], "error: pairs are compared .*at least 2"),
         ("train.py", ["objective=siglip", *PAIRS, "datamodule.batch_size=1"], "error: pairs are compared .*at least 2"),
+        ("train.py", ["objective=flamingo", *PAIRS, "objective.text=sweep/clip"], "must have learned .*model.pretrained=<run"),
         ("train.py", ["objective=text_to_image", *PAIRS], "objective.tokenizer must be given"),
         (
             "train.py",

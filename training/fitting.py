@@ -36,6 +36,11 @@ def check_fit(names: dict[str, str]) -> None:
 def check_needs(names: dict[str, str], encoder: Encoder, spec: DataSpec) -> None:
     """Raise BadInput when the built encoder or the opened data lack what the objective needs."""
     wanted = class_of("objective", names["objective"])
+    if wanted.keeps_encoder and not encoder.pretrained:
+        raise BadInput(
+            f"objective={names['objective']} leaves the model as it is, so it must have learned something before: "
+            "model.pretrained=<run folder>/encoder.safetensors"
+        )
     if wanted.drops_patches and not encoder.drops_patches:
         fitting = [choice for choice in choices_of("model") if read_choice("model", choice).get("positions") == "sincos"]
         raise BadInput(

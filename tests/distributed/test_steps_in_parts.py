@@ -12,7 +12,7 @@ from training.accumulation import check_accumulation, check_batch
 from training.fitting import face
 
 RECIPE = ["optimizer.base_lr=0.02", "optimizer.clip_norm=1.0", "optimizer.warmup=0.3"]
-REFUSED = ("simclr", "moco_v3", "byol", "vicreg", "triplet", "clip", "siglip")
+REFUSED = ("simclr", "moco_v3", "byol", "vicreg", "triplet", "clip", "siglip", "flamingo")
 QUICK = ("mlm", "span")
 
 
