@@ -108,6 +108,7 @@ class Source:
         if (folder / "result.json").is_file():
             record = read_result(folder / "result.json")
             cost = {**record.budget_spent, "seconds": record.seconds}
+            return cls._of_config(str(folder), config, learned, cost, record.data)
         return cls._of_config(str(folder), config, learned, cost)
 
     @classmethod
@@ -125,7 +126,9 @@ class Source:
         return cls._of_config(str(path), recorded["config"], learned, {})
 
     @classmethod
-    def _of_config(cls, name: str, config: dict, learned: Encoder | Pair, cost: dict[str, float]) -> "Source":
+    def _of_config(
+        cls, name: str, config: dict, learned: Encoder | Pair, cost: dict[str, float], data: str | None = None
+    ) -> "Source":
         learned.train()  # as a fresh one is: probes freeze it, and fine-tuning trains in the mode that it finds
         names = config["names"]
         pair = learned if isinstance(learned, Pair) else None
@@ -134,7 +137,7 @@ class Source:
             names["objective"],
             names["model"],
             config["seed"],
-            names["datamodule"],
+            data or names["datamodule"],
             encoder=learned if pair is None else pair.image_encoder,
             pair=pair,
             config=config,
