@@ -210,6 +210,19 @@ def test_one_line_says_what_is_wrong(here, sweep, tables, script, words, expecte
 
 
 @needs_pairs
+@pytest.mark.parametrize("objective", ["supervised", "supervised_text"])
+def test_supervised_training_on_captioned_pictures_is_judged_on_the_same_task(objective, tables):
+    words = [*PAIRS, "datamodule.tokenizer.vocab_size=200", *small_model(objective), *SMALL, f"hydra.run.dir={objective}"]
+    done = inside("train.py", f"objective={objective}", *words, cwd=tables)
+    assert done.returncode == 0, done.stdout
+    done = inside("finetune.py", f"checkpoint={objective}", "transfer=knn", f"hydra.run.dir={objective}/knn", cwd=tables)
+    assert done.returncode == 0, done.stdout
+    record = read_result(tables / objective / "knn" / "result.json")
+    assert record.data == record.transfer["data"] == "pairs"
+    assert record.transfer["num_test"] == 24
+
+
+@needs_pairs
 def test_a_run_of_pictures_alone_is_no_pair(here, tables, pictures):
     done = inside(
         "train.py", "objective=mae", "model.depth=1", "datamodule=image_folder", f"datamodule.root={pictures}", *SMALL,
