@@ -147,6 +147,9 @@ def _configuration_error(error: Exception) -> str | None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"there is no {group} '{name}'; {nearest(name, error.options)}"
     message = " ".join(str(error).split())
+    missing = re.search(r"Missing mandatory value: .*full_key: (\S+)", message)
+    if missing:
+        return f"{missing.group(1)} must be given; its file in conf/ says what it is"
     unknown = re.search(r"Could not override '([^']+)'", message)
     if unknown:
         parent, _, key = unknown.group(1).rpartition(".")

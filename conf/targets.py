@@ -115,7 +115,7 @@ def _spoken(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_spoken(choice) for choice in inner))
     if origin is tuple and inner[1:] == (...,):
-        return f"a list ({_spoken(inner[0])} each)"
+        return f"a list, each {_spoken(inner[0])}"
     if origin is tuple:
         return f"a list of {len(inner)} ({', '.join(map(_spoken, inner))})"
     if list in (origin, hint):

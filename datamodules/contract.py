@@ -49,9 +49,11 @@ class ImageText(Data, Protocol):
 
     Attributes:
         rows: texts -> {"ids": (B, L) int64, "present": (B, L) bool}, as the captions in its batches.
+        caption_task: what text encoders can be judged on, as `task` is for pictures, or None.
     """
 
     rows: Callable[[list[str]], dict[str, Tensor]]
+    caption_task: "Task | None"
 
     def captions(self, split: str) -> list[tuple[str, ...]]:
         """All captions of each picture, in the order of the split."""

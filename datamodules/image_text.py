@@ -21,10 +21,11 @@ from datamodules.counter import sample_keys, scramble, shift_right
 from datamodules.images import ImageData
 from datamodules.loading import complete_loader, ordered_loader
 from datamodules.order import Order
-from datamodules.rows import ROUND, RowMaker
+from datamodules.rows import ROUND, RowMaker, Texts
 from datamodules.samples import EvaluationView, Pictures, Reindexed, Samples
 from datamodules.spec import DataSpec
 from datamodules.splits import complete
+from datamodules.text_task import TextTask
 from datamodules.tokenizer import tokenizer_for
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput
@@ -132,6 +133,18 @@ class ImageTextData:
         spec, splits = self.spec, {split: part.pictures for split, part in self.splits.items()}
         names = list(spec.class_names)
         return ImageData(self.task_name, splits, names, spec.image_size, self.batch_size, channels=spec.channels)
+
+    @cached_property
+    def caption_task(self) -> TextTask | None:
+        """The first caption of each picture and its label: what `task` is to image encoders, for text encoders."""
+        if not self.spec.class_names:
+            return None
+        texts = {
+            split: Texts([captions[:1] for captions in self.captions(split)], part.labels)
+            for split, part in self.splits.items()
+        }
+        spec = self.spec
+        return TextTask(spec.name, texts, list(spec.class_names), spec.vocabulary, spec.block_length, self.batch_size)
 
     def captions(self, split: str) -> list[tuple[str, ...]]:
         """All captions of each picture, in the order of the split."""

@@ -3,7 +3,8 @@
 Images: `encoder.safetensors` in timm's key names. Text: a folder `encoder/` with weights and tokenizer, a Hugging Face one
 with its configuration where the network is of transformers. Beside both stands `encoder.json`, the recipe by which
 `load_encoder` builds it again. The encoders of a pair are called `image_encoder` and `text_encoder`; what joins them is
-`pair.safetensors` with `pair.json`. A supervised run on pictures leaves its last layer, as `classifier`.
+`pair.safetensors` with `pair.json`. A supervised run on pictures leaves its last layer, as `classifier`, and one that learned a
+codebook what makes whole numbers of pictures and pictures of these, as `picture_codes`.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from datamodules.spec import DataSpec
 from errors import BadInput
@@ -23,12 +25,16 @@ from models.timm_encoder import TimmEncoder
 from models.weights import load_strictly
 
 FORMAT = 1
-HEADS = ("pair", "classifier")
+HEADS = ("pair", "classifier", "picture_codes")
 IN_FOLDER = ("config", "tokenizer")  # parts of a text encoder's recipe that the folder holds already
 
 
-def save_encoder(encoder: Encoder | PairHead | Classifier, folder: Path, name: str = "encoder") -> Path:
-    """Write the encoder and, last, `<name>.json`; each appears whole or not at all. Returns where the weights are."""
+def save_encoder(encoder: nn.Module, folder: Path, name: str = "encoder") -> Path:
+    """Write an encoder, or another part with `exported`, and, last, `<name>.json`; each appears whole or not at all.
+
+    Returns:
+        Where the weights are.
+    """
     weights, recipe = encoder.exported()
     if encoder.modality == "text":
         from transformers.utils.logging import disable_progress_bar
@@ -59,7 +65,7 @@ def load_encoder(folder: str | Path, name: str = "encoder") -> Encoder:
     Raises:
         BadInput: files are missing, unreadable, of a newer format, or do not belong together.
     """
-    return build_encoder(*_read(Path(folder), name))
+    return build_encoder(*read_part(folder, name))
 
 
 def load_pair(folder: str | Path) -> Pair:
@@ -68,7 +74,7 @@ def load_pair(folder: str | Path) -> Pair:
     Raises:
         BadInput: as `load_encoder`.
     """
-    parts = {name: _read(Path(folder), name) for name in ("image_encoder", "text_encoder", "pair")}
+    parts = {name: read_part(folder, name) for name in ("image_encoder", "text_encoder", "pair")}
     return build_pair(parts).eval()
 
 
@@ -78,15 +84,19 @@ def load_classifier(folder: str | Path) -> Classifier:
     Raises:
         BadInput: as `load_encoder`.
     """
-    recipe, weights = _read(Path(folder), "classifier")
-    _check_format(recipe)
+    recipe, weights = read_part(folder, "classifier")
     classifier = Classifier(recipe["width"], tuple(recipe["class_names"]))
     load_strictly(classifier, weights, "the classifier")
     return classifier
 
 
-def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(recipe, weights) as `save_encoder` wrote them."""
+def read_part(folder: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(recipe, weights) as `save_encoder` wrote them.
+
+    Raises:
+        BadInput: as `load_encoder`.
+    """
+    folder = Path(folder)
     try:
         recipe = json.loads(_file(folder / f"{name}.json").read_text())
         if recipe.get("library") != "timm" and name not in HEADS:
@@ -101,6 +111,7 @@ def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise
     except Exception as error:  # cut or foreign files: json and safetensors have several error types
         raise BadInput(f"the {name} in '{folder}' cannot be read: {' '.join(str(error).split())[:200]}") from error
+    _check_format(recipe)
     return recipe, weights
 
 

@@ -13,6 +13,8 @@ Shapes: B pictures, C channels, H = W image size.
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,10 @@ from torch import Tensor, nn
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
+from models.export import read_part
+from models.weights import load_strictly
 from objectives.bottleneck import Bottleneck, Code
+from objectives.codebook import Codebook
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import tile
@@ -84,6 +89,11 @@ class Autoencoder(Objective):
     def after_step(self, progress: float) -> None:
         self.bottleneck.after_step()
 
+    def exports(self) -> dict[str, nn.Module]:
+        """The encoder, and where pictures become whole numbers what makes pictures of them again."""
+        codes = {"picture_codes": PictureCodes(self.bottleneck, self.decoder)} if isinstance(self.bottleneck, Codebook) else {}
+        return {"encoder": self.encoder} | codes
+
     def encode(self, seen: Tensor, draw: Draw) -> Code:
         return self.bottleneck(self.encoder(self.encoder.normalise(seen)), draw)
 
@@ -124,6 +134,47 @@ class Decoder(nn.Module):
         for side, stage in zip(self.sides, self.stages, strict=True):
             grid = stage(F.interpolate(grid, size=(side, side)))
         return self.pixels(grid)
+
+
+class PictureCodes(nn.Module):
+    """A codebook and the decoder behind it: from an encoder's tokens to whole numbers, and from these to pictures."""
+
+    modality = "image"
+
+    def __init__(self, codebook: Codebook, decoder: Decoder):
+        super().__init__()
+        self.codebook, self.decoder = codebook, decoder
+
+    @classmethod
+    def load(cls, run: str | Path, encoder: Encoder) -> "PictureCodes":
+        """What a run of objective=vector_quantised_autoencoder left, beside its encoder.
+
+        Raises:
+            BadInput: there is no such thing, or it does not belong to the encoder.
+        """
+        recipe, weights = read_part(run, "picture_codes")
+        decoder = Decoder(recipe["decoder_width"], recipe["image_size"], recipe["channels"])
+        codebook = Codebook(encoder, recipe["decoder_width"], decoder.sides[0], recipe["num_codes"], recipe["width"])
+        codes = cls(codebook, decoder)
+        load_strictly(codes, weights, f"the codebook of '{run}'")
+        return codes
+
+    def pictures(self, ids_BN: Tensor) -> Tensor:
+        """(B, N) whole numbers -> (B, C, H, W) in [0, 1]."""
+        return self.decoder(self.codebook.grid(ids_BN)).float().clamp(0, 1)
+
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(weights, what is needed to build it again), as encoders say theirs."""
+        recipe = {
+            "library": "headstart",
+            "name": "picture_codes",
+            "num_codes": len(self.codebook.codes_KZ),
+            "width": self.codebook.codes_KZ.shape[1],
+            "decoder_width": self.codebook.spread.out_features,
+            "image_size": self.decoder.sides[-1],
+            "channels": self.decoder.pixels.out_channels,
+        }
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, recipe
 
 
 def pixel_nats(pictures: Tensor, rebuilt: Tensor, std: float) -> Tensor:

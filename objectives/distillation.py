@@ -157,22 +157,24 @@ class FixedTeacher(nn.Module):
     Args:
         run: its folder.
         spec: of the data that it must read.
+        setting: of the objective, that names the run.
     """
 
-    def __init__(self, run: str, spec: DataSpec):
+    def __init__(self, run: str, spec: DataSpec, setting: str = "teacher"):
         super().__init__()
         paired = (Path(run) / "pair.json").is_file()
         self.encoder, self.head = load_encoder(run, "image_encoder" if paired else "encoder"), nn.Identity()
         found = self.encoder.modality
         if found != "image":
-            raise BadInput(f"objective.teacher='{run}' is a run on {found}; this objective needs one on pictures")
+            raise BadInput(f"objective.{setting}='{run}' is a run on {found}; this objective needs one on pictures")
         channels = len(self.encoder.mean)
         if channels != spec.channels:
-            raise BadInput(f"objective.teacher='{run}' reads {channels} colour channels, '{spec.name}' has {spec.channels}")
+            raise BadInput(f"objective.{setting}='{run}' reads {channels} colour channels, '{spec.name}' has {spec.channels}")
+        size = self.encoder.image_size
         if not self.encoder.takes(spec.image_size):
             raise BadInput(
-                f"objective.teacher='{run}' was trained on {self.encoder.image_size} px and cannot read {spec.image_size} px; "
-                f"set datamodule.image_size={self.encoder.image_size}"
+                f"objective.{setting}='{run}' was trained on {size} px and cannot read {spec.image_size} px; "
+                f"set datamodule.image_size={size}"
             )
         self.requires_grad_(False)
         self.train(False)

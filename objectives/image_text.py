@@ -20,6 +20,7 @@ from models.text_encoder import TextEncoder
 from objectives.draw import Draw
 from objectives.grad_cache import in_chunks
 from objectives.objective import Batch, Objective, Outcome
+from objectives.text_tables import in_a_table
 from objectives.views import Crops
 
 CELL = 16  # pixels of a similarity in the picture of them
@@ -66,6 +67,7 @@ class ImageText(Objective):
     """
 
     modality = "image_text"
+    encodes = "image"
     needs = ("views", "ids", "present")
 
     def __init__(
@@ -175,14 +177,10 @@ class ImageText(Objective):
         """For each picture its caption, and the nearest ones of this batch with their cosines."""
         image_bE, text_bE = self.embed(batch, draw)
         nearest = (image_bE @ text_bE.T).topk(min(SHOWN, len(text_bE)))
-        captions = [self._read(ids[present]) for ids, present in zip(batch["ids"], batch["present"], strict=True)]
+        tokenizer = self.text_encoder.vocabulary.tokenizer
+        captions = [in_a_table(tokenizer, ids[present]) for ids, present in zip(batch["ids"], batch["present"], strict=True)]
         rows = [
             f"| {own} | " + ", ".join(f"{captions[i]} ({value:.2f})" for value, i in zip(values, found, strict=True)) + " |"
             for own, values, found in zip(captions, nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
         return {"nearest_captions": "\n".join(["| caption | nearest captions |", "|---|---|", *rows])}
-
-    def _read(self, ids: Tensor) -> str:
-        """For a person; what markdown's tables would take for their own is taken out."""
-        text = self.text_encoder.vocabulary.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-        return text.replace("|", "/").replace("`", "'").replace("\n", " ")

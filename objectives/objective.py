@@ -40,7 +40,8 @@ class Likelihood:
     """How well held-out text is predicted.
 
     Attributes:
-        kind: "bits_per_byte" of text that is generated, "pseudo_perplexity" of masked tokens, or "span_perplexity" of spans.
+        kind: "bits_per_byte" of text that is generated, "pseudo_perplexity" of masked tokens, "span_perplexity" of spans, or
+            "caption_perplexity" of captions, given their pictures, or "code_perplexity" of pictures, given their captions.
         nats: sum over the targets.
         num_targets: how many.
     """
@@ -54,18 +55,24 @@ class Objective(nn.Module):
     """Owns its heads, decoders and teachers, and is given the encoder.
 
     Attributes:
-        modality: of the data and of the encoder.
+        modality: of the data, and of the encoder unless `encodes` says another one.
+        encodes: what the encoder reads of data that are more than that: "image" or "text" of "image_text".
         needs: batch keys it reads; "label" demands a labelled data set.
+        keeps_encoder: whether the encoder stays as it is, so that it must have learned before.
         drops_patches: whether the encoder must be able to leave patches out.
         attention: what the encoder must have, as `Encoder.attention` names it; None takes any.
         smallest_batch: of which the loss can be computed; 2 where samples are compared or batch norms have vectors.
+        shown: the split of which `pictures` and `texts` get a batch: "train", in the objective's own views, or "val".
     """
 
     modality: ClassVar[str]
+    encodes: ClassVar[str | None] = None
     needs: ClassVar[tuple[str, ...]] = ()
+    keeps_encoder: ClassVar[bool] = False
     drops_patches: ClassVar[bool] = False
     attention: ClassVar[str | None] = None
     smallest_batch: ClassVar[int] = 1
+    shown: ClassVar[str] = "train"
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -99,6 +106,6 @@ class Objective(nn.Module):
         """What a person would read: named markdown texts, of the same small batch."""
         return {}
 
-    def likelihood(self, batch: Batch) -> Likelihood | None:
-        """How well a held-out batch is predicted, in a way that does not depend on the objective's own settings."""
+    def likelihood(self, batch: Batch) -> Likelihood | tuple[Likelihood, ...] | None:
+        """How well a held-out batch is predicted, in a way, or several, that do not depend on the objective's own settings."""
         return None

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from datamodules.spec import DataSpec
 from errors import BadInput
@@ -46,3 +47,9 @@ class TextTables(nn.Module):
     def text(self, ids: Tensor) -> str:
         """For a person to read; markdown shows it as it is."""
         return self.tokenizer.decode(ids[ids < len(self.tokenizer)].tolist()).replace("`", "'")
+
+
+def in_a_table(tokenizer: PreTrainedTokenizerFast, ids: Tensor) -> str:
+    """For a person; without special tokens, and without what markdown's tables would take for their own."""
+    text = tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+    return text.replace("|", "/").replace("`", "'").replace("\n", " ")

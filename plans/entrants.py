@@ -104,9 +104,7 @@ def references(plan: Plan, base: Base, shape: Sequence[str]) -> list[Entrant]:
     Args:
         shape: words that give the tasks' data what an encoder of this base needs.
     """
-    objective = REFERENCES.get(modality("objective", base.like.objective))
-    if objective is None:
-        return []
+    objective = REFERENCES[base.modality]
     if has_task(base.like.datamodule):
         return [entrant(plan, objective, base.model, base.data)]
     return [entrant(plan, objective, base.model, [*task_words(plan, task), *shape], task) for task in plan.tasks]

@@ -10,7 +10,7 @@ from errors import BadInput, nearest
 from plans.words import words_of
 from training.budget import UNITS, Budget
 
-REFERENCES = {"image": "supervised", "text": "supervised_text"}  # the supervised objective of a modality
+REFERENCES = {"image": "supervised", "text": "supervised_text"}  # the supervised objective for what an encoder reads
 RANDOM = "random"
 EVERY_RUN = "all"  # the entry of `settings` that is for every pre-training run
 

@@ -10,15 +10,18 @@ import torch
 from conftest import ROOT, error_line, inside
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from made_runs import given_runs, small_model
 from omegaconf import OmegaConf
 from test_commands import SMALL, choices
 
 import models
-from conf import build, class_of, read_choice
+from conf import build, choices_of, class_of, modality, read_choice
+from objectives.image_text import ImageText
 from reports.result import read_result
 from transfer.protocol import takes_pair
 
-CONTRASTIVE = ("clip", "siglip")
+OBJECTIVES = [name for name in choices_of("objective") if modality("objective", name) == "image_text"]
+CONTRASTIVE = [name for name in OBJECTIVES if class_of("objective", name) is ImageText]
 TINY = ["model.depth=1", *(f"objective.text_settings.{key}" for key in ("depth=1", "width=32", "heads=2", "feedforward=64"))]
 PAIRS = [
     "datamodule=pairs",
@@ -119,6 +122,29 @@ def test_transfer_of_runs_and_of_nothing_then_the_table(sweep, tables):
 
 
 @needs_pairs
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name not in CONTRASTIVE])
+def test_other_objectives_leave_one_encoder(objective, tables, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = [word.replace("files=t", f"files={tables}/t") for word in PAIRS]
+    words = [*small_model(objective), *given_runs(objective, tmp_path), *data, "datamodule.tokenizer.vocab_size=200", *SMALL]
+    done = inside("train.py", f"objective={objective}", *words, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "transfer=linear" in done.stdout
+    result = read_result(tmp_path / "run" / "result.json")
+    assert {"feature_std", "rankme", "val_knn_accuracy"} <= set(result.metrics)
+    assert any(name.endswith("perplexity") for name in result.metrics)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"]
+    for checkpoint in ("run", "run/checkpoints/last.ckpt"):
+        done = inside("finetune.py", f"checkpoint={checkpoint}", "transfer=knn", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+    (same,) = {json.dumps(read_result(path).metrics) for path in (tmp_path / "outputs").rglob("result.json")}
+    assert json.loads(same)["accuracy"] >= 0
+
+
+@needs_pairs
 def test_locked_towers_come_from_an_earlier_run(sweep, tables):
     done = inside(
         "train.py", "objective=clip", *PAIRS, *SMALL, "model.depth=1", "objective.lock_image=true", "objective.lock_text=true",
@@ -155,6 +181,23 @@ def test_locked_towers_come_from_an_earlier_run(sweep, tables):
         ("train.py", ["objective=clip", *PAIRS, "objective.text_settings.widht=3"], "no setting .*did you mean width"),
         ("train.py", ["objective=clip", *PAIRS, "datamodule.batch_size=1"], "error: pairs are compared .*at least 2"),
         ("train.py", ["objective=siglip", *PAIRS, "datamodule.batch_size=1"], "error: pairs are compared .*at least 2"),
+        ("train.py", ["objective=flamingo", *PAIRS, "objective.text=sweep/clip"], "must have learned .*model.pretrained=<run"),
+        ("train.py", ["objective=text_to_image", *PAIRS], "objective.tokenizer must be given"),
+        (
+            "train.py",
+            ["objective=text_to_image", *PAIRS, "objective.tokenizer=sweep/clip"],
+            "tokenizer='sweep/clip' makes no whole numbers of pictures, as runs of objective=vector_quantised_autoencoder do",
+        ),
+        (
+            "train.py",
+            ["objective=text_to_image", *PAIRS, "model=vit_t", "objective.tokenizer=sweep/clip"],
+            "is for image_text, model=vit_t for image; .*gpt_mini",
+        ),
+        (
+            "train.py",
+            ["objective=text_to_image", *PAIRS, "model=bert_mini", "objective.tokenizer=sweep/clip"],
+            "needs a model with causal attention, .*gpt_mini",
+        ),
         ("finetune.py", ["checkpoint=sweep/clip", "transfer=zero_shot", "label_fraction=0.5"], "learns from no labels"),
         ("finetune.py", ["checkpoint=sweep/clip", "datamodule=kjv"], "is for image, the data for text; .*pairs"),
         ("finetune.py", ["checkpoint=none", "transfer=zero_shot", "datamodule=emoji"], "'emoji' has none; .*emoji_captions"),
@@ -164,6 +207,19 @@ def test_one_line_says_what_is_wrong(here, sweep, tables, script, words, expecte
     line = error_line(here(script, *words, cwd=tables))
     assert re.search(expected, line), line
     assert len(line) < 700
+
+
+@needs_pairs
+@pytest.mark.parametrize("objective", ["supervised", "supervised_text"])
+def test_supervised_training_on_captioned_pictures_is_judged_on_the_same_task(objective, tables):
+    words = [*PAIRS, "datamodule.tokenizer.vocab_size=200", *small_model(objective), *SMALL, f"hydra.run.dir={objective}"]
+    done = inside("train.py", f"objective={objective}", *words, cwd=tables)
+    assert done.returncode == 0, done.stdout
+    done = inside("finetune.py", f"checkpoint={objective}", "transfer=knn", f"hydra.run.dir={objective}/knn", cwd=tables)
+    assert done.returncode == 0, done.stdout
+    record = read_result(tables / objective / "knn" / "result.json")
+    assert record.data == record.transfer["data"] == "pairs"
+    assert record.transfer["num_test"] == 24
 
 
 @needs_pairs

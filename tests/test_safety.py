@@ -150,6 +150,13 @@ def test_settings_have_the_types_that_they_are_for(here, word, expected):
     assert re.search(expected, line), line
 
 
+@pytest.mark.parametrize(
+    ("value", "right"), [([1e-4, 1, 2.5], True), ([], True), (["a"], False), ([1, None], False), (1.0, False)]
+)
+def test_lists_of_any_length_hold_what_they_are_for(value, right):
+    assert fits(value, tuple[float, ...]) == right
+
+
 def bomb(side: int) -> bytes:
     """A valid PNG of side x side black pixels, in a few hundred kilobytes."""
 

@@ -20,13 +20,15 @@ def check_fit(names: dict[str, str]) -> None:
     Args:
         names: the choices of the groups "objective", "model" and "datamodule".
     """
-    declared = modality("objective", names["objective"])
+    objective = class_of("objective", names["objective"])
+    declared = objective.modality
     for group in ("model", "datamodule"):
-        # of two towers `model` is the one for pictures; the objective names the other
-        wanted = "image" if (declared, group) == ("image_text", "model") else declared
+        wanted = {objective.encodes or declared if group == "model" else declared}
+        if group == "datamodule" and "label" in objective.needs:
+            wanted.add("image_text")  # of pictures with captions `face` gives it those that it is for
         found = modality(group, names[group])
-        if wanted != found:
-            fitting = [choice for choice in choices_of(group) if modality(group, choice) == wanted]
+        if found not in wanted:
+            fitting = [choice for choice in choices_of(group) if modality(group, choice) in wanted]
             raise BadInput(
                 f"objective={names['objective']} is for {declared}, {group}={names[group]} for {found}; "
                 f"{group} choices that fit: {', '.join(fitting)}"
@@ -36,6 +38,11 @@ def check_fit(names: dict[str, str]) -> None:
 def check_needs(names: dict[str, str], encoder: Encoder, spec: DataSpec) -> None:
     """Raise BadInput when the built encoder or the opened data lack what the objective needs."""
     wanted = class_of("objective", names["objective"])
+    if wanted.keeps_encoder and not encoder.pretrained:
+        raise BadInput(
+            f"objective={names['objective']} leaves the model as it is, so it must have learned something before: "
+            "model.pretrained=<run folder>/encoder.safetensors"
+        )
     if wanted.drops_patches and not encoder.drops_patches:
         fitting = [choice for choice in choices_of("model") if read_choice("model", choice).get("positions") == "sincos"]
         raise BadInput(
@@ -54,9 +61,13 @@ def check_needs(names: dict[str, str], encoder: Encoder, spec: DataSpec) -> None
 
 
 def face(names: dict[str, str], data: Data) -> Data:
-    """What of the data an objective trains on: the labelled task of a corpus where it needs labels, else all of it."""
-    needs_labels = "label" in class_of("objective", names["objective"]).needs
-    return data.task if needs_labels and data.task is not None else data
+    """What of the data an objective trains on: where it needs labels their labelled task, if there is one, else all."""
+    objective = class_of("objective", names["objective"])
+    if "label" not in objective.needs:
+        return data
+    captioned = (objective.modality, data.modality) == ("text", "image_text")
+    task = data.caption_task if captioned else data.task
+    return data if task is None else task
 
 
 def has_task(choice: str) -> bool:

@@ -4,6 +4,7 @@ Monitors see the encoder in eval mode and without gradient; nothing here reaches
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,8 @@ class Monitors(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, batch: dict[str, Tensor], *_: Any) -> None:
         if self._sample is None:
+            if module.objective.shown == "val":
+                batch = next(iter(self.data.evaluation_loader("val", PICTURES)))
             self._sample = {key: value[:PICTURES].cpu().clone() for key, value in batch.items() if value.ndim}
             if trainer.global_step == 0:
                 with module.whole() as objective:
@@ -148,15 +151,18 @@ def held_out(objective: Objective, data: Data, num_samples: int) -> dict[str, fl
         return {}
     training, device = objective.training, next(objective.parameters()).device
     objective.eval()
-    parts = [
-        objective.likelihood({name: value.to(device) for name, value in batch.items()})
-        for batch in data.evaluation_loader("val", num_samples)
-    ]
+    nats, num_targets = Counter(), Counter()
+    for batch in data.evaluation_loader("val", num_samples):
+        found = objective.likelihood({name: value.to(device) for name, value in batch.items()})
+        for part in found if isinstance(found, tuple) else (found,):
+            nats[part.kind] += float(part.nats)
+            num_targets[part.kind] += int(part.num_targets)
     objective.train(training)
-    nats = float(sum(part.nats for part in parts)) / max(1, int(sum(part.num_targets for part in parts)))
-    kind = parts[0].kind
-    value = nats / math.log(2) / data.spec.bytes_per_token if kind == "bits_per_byte" else math.exp(nats)
-    return {f"val_{kind}": value}
+    mean = {kind: nats[kind] / max(1, num_targets[kind]) for kind in nats}
+    return {
+        f"val_{kind}": nats / math.log(2) / data.spec.bytes_per_token if kind == "bits_per_byte" else math.exp(nats)
+        for kind, nats in mean.items()
+    }
 
 
 def rankme(features_QD: Tensor) -> float:

@@ -228,7 +228,7 @@ class Run:
         print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {result.seconds:.0f} s", end="")
         print(f", {corrupt_samples} corrupt pictures replaced" if corrupt_samples else "")
         print("  ".join(f"{name} {value:.4g}" for name, value in monitors.metrics.items()))
-        transfer = "retrieval" if spec.modality == "image_text" else "linear"
+        transfer = "retrieval" if "pair" in weights else "linear"
         places = {
             "result": path,
             **weights,

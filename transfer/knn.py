@@ -72,7 +72,8 @@ def validation_probe(encoder: Encoder, data: Data, bank: int, queries: int) -> t
     Returns:
         (features of the queries (Q, D), their k-NN accuracy or None without labels).
     """
-    task = data.task
+    captioned = (encoder.modality, data.modality) == ("text", "image_text")
+    task = data.caption_task if captioned else data.task
     if task is None or task.spec.num_classes < 2:
         return extract(encoder, data, "val", queries)[0], None
     query, labels = extract(encoder, task, "val", queries)

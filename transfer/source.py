@@ -19,7 +19,11 @@ from training.run import git_commit, peak_memory_bytes, read_config, versions
 from transfer.protocol import TransferProtocol, takes_pair
 
 USUAL_MODEL = {"image": "vit_t", "text": "bert_mini", "image_text": "vit_t"}
-READABLE = {"image": ("image", "image_text"), "text": ("text",), "image_text": ("image_text", "image")}  # model -> data
+READABLE = {  # model -> data
+    "image": ("image", "image_text"),
+    "text": ("text", "image_text"),
+    "image_text": ("image_text", "image"),
+}
 IN_CHECKPOINT = {  # where an objective's state holds what it exports
     "encoder": "objective.encoder.net.",
     "image_encoder": "objective.encoder.net.",
@@ -104,6 +108,7 @@ class Source:
         if (folder / "result.json").is_file():
             record = read_result(folder / "result.json")
             cost = {**record.budget_spent, "seconds": record.seconds}
+            return cls._of_config(str(folder), config, learned, cost, record.data)
         return cls._of_config(str(folder), config, learned, cost)
 
     @classmethod
@@ -121,7 +126,9 @@ class Source:
         return cls._of_config(str(path), recorded["config"], learned, {})
 
     @classmethod
-    def _of_config(cls, name: str, config: dict, learned: Encoder | Pair, cost: dict[str, float]) -> "Source":
+    def _of_config(
+        cls, name: str, config: dict, learned: Encoder | Pair, cost: dict[str, float], data: str | None = None
+    ) -> "Source":
         learned.train()  # as a fresh one is: probes freeze it, and fine-tuning trains in the mode that it finds
         names = config["names"]
         pair = learned if isinstance(learned, Pair) else None
@@ -130,7 +137,7 @@ class Source:
             names["objective"],
             names["model"],
             config["seed"],
-            names["datamodule"],
+            data or names["datamodule"],
             encoder=learned if pair is None else pair.image_encoder,
             pair=pair,
             config=config,
@@ -139,6 +146,8 @@ class Source:
 
     def open_data(self, given: dict[str, Any] | None, protocol: TransferProtocol) -> Data:
         """The data to be judged on: as given, else the run's own; shaped as the model takes them.
+
+        Of pictures with captions text encoders are judged on the captions.
 
         Raises:
             BadInput: of another modality than the model.
@@ -161,7 +170,8 @@ class Source:
             settings["image_size"] = self.encoder.image_size
         if self.pair is not None and found == "image_text":
             late["tokenizer"] = self.pair.text_encoder.vocabulary
-        return build({name: value for name, value in settings.items() if name not in late}, **late)
+        data = build({name: value for name, value in settings.items() if name not in late}, **late)
+        return data.caption_task or data if (encoded, found) == ("text", "image_text") else data
 
     def model_for(self, protocol: TransferProtocol, opened: DataSpec, judged: DataSpec) -> Encoder | Pair:
         """What the protocol takes: loaded, or for "none" with fresh weights.

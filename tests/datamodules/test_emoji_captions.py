@@ -50,6 +50,18 @@ def test_held_out_names_are_new_but_their_words_are_not(data):
     assert ids.shape[1] <= 32
 
 
+def test_text_encoders_are_judged_on_the_first_captions(data):
+    task = data.caption_task
+    assert (task.spec.name, task.modality, task.spec.class_names) == ("emoji_captions", "text", data.spec.class_names)
+    assert task.spec.vocabulary is data.spec.vocabulary
+    for split, part in data.splits.items():
+        assert [texts for (texts,) in task.splits[split].texts] == [texts[0] for texts in data.captions(split)]
+        assert task.splits[split].labels.tolist() == part.labels.tolist()
+    batch = next(iter(task.evaluation_loader("test", 3)))
+    assert batch["ids"].shape == batch["present"].shape
+    assert batch["label"].shape == (3,)
+
+
 @pytest.mark.parametrize(
     ("templates", "message"),
     [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fits import fit, settings_of, strategy
-from made_runs import words_for
+from made_runs import OBJECTIVES, words_for
 
 from errors import BadInput
 from training.checkpoint_files import newest_checkpoint, read_checkpoint
@@ -27,6 +27,22 @@ def alike(found, expected) -> None:
     for name, weight in found.weights.items():
         if weight.ndim > 1:
             assert (weight - expected.weights[name]).abs().max() <= 1e-3 * weight.abs().max(), name
+
+
+QUICK = ("captioning", "text_to_image", "flamingo")
+
+
+@pytest.mark.parametrize(
+    "objective", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in OBJECTIVES]
+)
+def test_any_objective_goes_on_bit_for_bit(objective, pictures, texts, tmp_path):
+    settings = settings_of([*words_for(objective, pictures, texts), *RECIPE])
+    whole = fit(settings, tmp_path / "whole", STEPS)
+    fit(settings, tmp_path / "half", STEPS, HALF)
+    found = fit(settings, tmp_path / "on", STEPS, None, tmp_path / "half" / "checkpoints" / "last.ckpt", HALF)
+    assert found.losses == whole.losses[HALF:]
+    assert found.report == whole.report
+    assert all(torch.equal(weight, found.weights[name]) for name, weight in whole.weights.items())
 
 
 SHARDED = [*strategy("fsdp"), "trainer.sharded_checkpoints=true"]

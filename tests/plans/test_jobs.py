@@ -126,6 +126,20 @@ def finish(folder: Path, config: dict, result: Result) -> None:
     result.write(folder)
 
 
+def test_captioned_pictures_are_compared_with_supervised_training_on_their_labels(tmp_path):
+    plan = plan_of(tmp_path, objectives=["clip", "captioning"], model="vit_t")
+    assert labels(jobs_of(plan, Shelf(tmp_path))) == [
+        "knn of random vit_t emoji_captions seed 0",
+        *(
+            label
+            for objective in ("supervised", "clip", "captioning")
+            for label in (f"{objective} vit_t emoji_captions seed 0", f"knn of {objective} vit_t emoji_captions seed 0")
+        ),
+    ]
+    plan = plan_of(tmp_path, objectives="text_to_image", settings={"text_to_image": ["objective.tokenizer=somewhere"]})
+    assert "supervised_text gpt_mini emoji_captions seed 0" in labels(jobs_of(plan, Shelf(tmp_path)))
+
+
 def test_finished_runs_are_found_wherever_they_came_from(tmp_path):
     plan = plan_of(tmp_path, objectives=["mae"], settings={"all": ["model.depth=2"]}, budget=USUAL["budget"] | {"flops": 2e13})
     settings, choices = composed("train", ("objective=mae", "model.depth=2", "budget.flops=2e13", "trainer.workers=3"))
