@@ -17,7 +17,8 @@ from models.pair import PairHead
 from models.timm_encoder import TimmEncoder
 from objectives.captioning import until_end
 from objectives.draw import Draw
-from objectives.flamingo import Flamingo, Resampler, alone, behind_neighbours, behind_others
+from objectives.flamingo import Flamingo, alone, behind_neighbours, behind_others
+from objectives.gated_attention import Resampler
 from training.fitting import check_needs
 
 SPEC = pair_spec()
