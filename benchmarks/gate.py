@@ -43,6 +43,7 @@ class Turns:
     facts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.facts["started_bytes"] = peak_memory_bytes()  # by what is imported
         self._wait()
 
     def describe(self, **facts: float) -> None:

@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.gate import Gate
-from benchmarks.works import ENDLESS, Work
+from benchmarks.works import ENDLESS, Batches, Work
 from conf import build
 from objectives.draw import Draw
+from objectives.objective import Objective
 from training.arrangement import Arrangement
 from training.checkpoints import Checkpoints
 from training.course import Steps
@@ -43,7 +44,7 @@ def ours(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compi
     settings = trainer_settings(work, precision, accelerator, compiled)
     objective = work.build()
     resolved = prepare_speed(objective, settings)
-    batches = work.batches(objective)
+    batches = stored_batches(work, objective, accelerator)
     flops = sample_flops(objective, batches.batch(0), work.batch)
     gate.describe(parameters=num_trained(objective), sample_flops=flops)
     optimization: Optimization = build(work.config["optimizer"])
@@ -53,29 +54,35 @@ def ours(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compi
     monitors = Monitors(None, None, 0, 0, sample_flops=flops)
     callbacks = [ProgressLine(), monitors, Energy(), Checkpoints(folder, ENDLESS), throughput, StepEnds(gate, throughput)]
     trainer = build_trainer(settings, folder, course, optimization.clip_norm, callbacks)
-    trainer.fit(module, DataLoader(batches, batch_size=None, pin_memory=accelerator == "gpu"))
+    trainer.fit(module, DataLoader(batches, batch_size=None))
 
 
 def bare(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compiled: bool = False) -> None:
-    """A plain loop: the same objective, batches, optimiser and schedule, and nothing else."""
+    """A plain loop: the same objective, kernels, batches, optimiser and schedule, and nothing else."""
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
-    objective = work.build().to(device)
-    prepare_speed(objective, trainer_settings(work, precision, accelerator))
+    objective, settings = work.build().to(device), trainer_settings(work, precision, accelerator, compiled)
+    resolved = prepare_speed(objective, settings)
+    Arrangement.of(settings, resolved).apply(objective, None)
     gate.describe(parameters=num_trained(objective))
     optimization: Optimization = build(work.config["optimizer"])
     optimizer = optimization.optimizer(objective, work.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.lr_factor(step, ENDLESS))
-    forward = torch.compile(objective) if compiled else objective
-    for cpu_batch in work.batches(objective):
+    for cpu_batch in stored_batches(work, objective, accelerator):
         batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
         with torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF):
-            loss = forward(batch, Draw(0, batch["epoch"], batch["index"])).loss
+            loss = objective(batch, Draw(0, batch["epoch"], batch["index"])).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
         objective.after_step(0.0)
         gate.step()
+
+
+def stored_batches(work: Work, objective: Objective, accelerator: str) -> Batches:
+    """The stream of a work, pinned where a GPU takes it from."""
+    batches = work.batches(objective)
+    return batches.pinned() if accelerator == "gpu" else batches
 
 
 def trainer_settings(work: Work, precision: str, accelerator: str, compiled: bool = False) -> dict[str, Any]:
