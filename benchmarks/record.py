@@ -47,15 +47,17 @@ def rows(record: Record) -> list[list[str]]:
                 f"{statistics.median(rates[name]):,.0f}",
                 f"{median:.2f} ({low:.2f} to {high:.2f})",
                 f">= {peer['target']:g}" + (", missed" if missed else ""),
-                f"{gigabytes(record, 'ours')} / {gigabytes(record, name)} GB",
+                memory(record, name),
                 f"{highest:,.0f} ({mine / highest:.0%} reached)" if highest else "",
             ]
         )
     return found
 
 
-def gigabytes(record: Record, side: str) -> str:
-    return f"{record['peak_memory_bytes'][side] / 1e9:.2f}"
+def memory(record: Record, name: str) -> str:
+    """Our peak beside a peer's, and whether it is higher, which it should not be."""
+    mine, other = (record["peak_memory_bytes"][side] / 1e9 for side in ("ours", name))
+    return f"{mine:.2f} / {other:.2f} GB" + (", more" if name != "bare" and mine > other else "")
 
 
 def markdown(records: list[Record]) -> str:

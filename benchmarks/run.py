@@ -51,15 +51,17 @@ def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, k
     sides = {"ours": case.ours} | {peer: entry.side for peer, entry in peers.items()}
     rates: dict[str, list[float]] = {side: [] for side in sides}
     with processes({side: (function, (work, precision)) for side, function in sides.items()}) as started:
-        steps, facts = {}, {}
-        for side, process in started.items():
+        for process in started.values():  # until all are warm, some are still importing
             process.run(WARM)
-            steps[side] = max(1, round(chosen.seconds / process.run(1)["seconds"]))
+        facts = {side: process.run(1) for side, process in started.items()}
+        steps = {side: max(1, round(chosen.seconds / fact["seconds"])) for side, fact in facts.items()}
+        waited, training = facts["ours"].get("waited"), 0.0
         for round_ in range(chosen.rounds):
             order = list(started.items())
             for side, process in order if round_ % 2 else reversed(order):
                 facts[side] = process.run(steps[side])
                 rates[side].append(work.units_a_step * steps[side] / facts[side]["seconds"])
+            training += facts["ours"]["seconds"]
     return {
         "case": name,
         "work": work.described(),
@@ -69,7 +71,7 @@ def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, k
         "unit": work.unit,
         "units_a_step": work.units_a_step,
         "step_flops": facts["ours"].get("sample_flops", 0) * work.batch,
-        "data_share": facts["ours"].get("data_share"),
+        "data_share": None if waited is None else (facts["ours"]["waited"] - waited) / training,
         "parameters": {side: fact.get("parameters") for side, fact in facts.items()},
         "peak_memory_bytes": {side: fact["peak_memory_bytes"] for side, fact in facts.items()},
         "rates": rates,
@@ -156,7 +158,9 @@ def measure(names: list[str], precision: str, chosen: argparse.Namespace, known:
         for row in rows(record):
             table.add_row(*row)
         path = write(record, folder)
-        print(f"{number} of {len(names)}: {name}, {time.perf_counter() - began:.0f} s, {path.name}", flush=True)
+        waiting = f", {record['data_share']:.1%} of our steps waiting for data" if record.get("data_share") is not None else ""
+        seconds = time.perf_counter() - began
+        print(f"{number} of {len(names)}: {name}, {seconds:.0f} s{waiting}, {path.name}", flush=True)
     Console(width=max(160, Console().width)).print(table)
     return int(failed > 0)
 

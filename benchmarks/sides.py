@@ -1,6 +1,7 @@
 """The two sides that every objective has: train.py's own Trainer, and a bare PyTorch loop over the same objective."""
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,21 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StepEnds(L.Callback):
-    """Tells the gate when a step of a Lightning Trainer has ended; must be the last callback."""
+    """Tells the gate when a step of a Lightning Trainer has ended, and how long it has waited for batches so far.
 
-    def __init__(self, gate: Gate, throughput: Throughput | None = None):
-        self.gate, self.throughput = gate, throughput
+    Must be the last callback.
+    """
+
+    def __init__(self, gate: Gate):
+        self.gate, self.waited, self._resumed = gate, 0.0, None
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self._resumed is not None:
+            self.waited += time.perf_counter() - self._resumed
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.gate.step(**({"data_share": self.throughput.data_share} if self.throughput else {}))
+        self.gate.step(waited=self.waited)
+        self._resumed = time.perf_counter()
 
 
 def ours(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compiled: bool = False) -> None:
@@ -50,9 +59,9 @@ def ours(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compi
     optimization: Optimization = build(work.config["optimizer"])
     course, folder = Steps(ENDLESS), Path(tempfile.mkdtemp())
     module = Pretraining(objective, optimization, course, work.batch, 0, arrangement=Arrangement.of(settings, resolved))
-    throughput = Throughput(flops, work.units_a_step // work.batch, resolved["precision"])
     monitors = Monitors(None, None, 0, 0, sample_flops=flops)
-    callbacks = [ProgressLine(), monitors, Energy(), Checkpoints(folder, ENDLESS), throughput, StepEnds(gate, throughput)]
+    throughput = Throughput(flops, work.units_a_step // work.batch, resolved["precision"])
+    callbacks = [ProgressLine(), monitors, Energy(), Checkpoints(folder, ENDLESS), throughput, StepEnds(gate)]
     trainer = build_trainer(settings, folder, course, optimization.clip_norm, callbacks)
     trainer.fit(module, DataLoader(batches, batch_size=None))
 

@@ -124,6 +124,9 @@ def test_a_missed_target_stands_beside_what_the_machine_allows():
     missed, met = rows(RECORD)
     assert "missed" in missed[5]
     assert "missed" not in met[5]
+    assert (missed[6], met[6]) == ("1.00 / 2.00 GB", "1.00 / 1.00 GB")
+    more = RECORD | {"peak_memory_bytes": {"ours": 3e9, "hf": 2e9, "bare": 1e9}}
+    assert [row[6].endswith("more") for row in rows(more)] == [True, False]
     # 2 s of products, 1 s for seven passes over 1e8 weights of 4 bytes: 100 tokens in 3 s
     assert bound(RECORD) == pytest.approx(100 / 3)
     assert missed[7] == "33 (99% reached)"
