@@ -31,6 +31,7 @@ def main(config: DictConfig) -> float:
     from training.progress import ProgressLine
     from training.ranks import join
     from training.run import AUTO, Run, score
+    from training.throughput import Throughput
     from training.trainer import build_trainer, prepare_speed
     from transfer.knn import validation_probe
 
@@ -73,7 +74,8 @@ def main(config: DictConfig) -> float:
     monitors = Monitors(data, validation_probe, **run.config["monitor"], sample_flops=flops, picture_flops=picture_flops)
     checkpoints = Checkpoints(run.folder, run.config["trainer"]["checkpoint_every_steps"])
     energy = Energy()
-    callbacks = [ProgressLine(), monitors, energy, checkpoints]
+    throughput = Throughput(flops, data.spec.block_length if data.modality == "text" else 1, resolved["precision"])
+    callbacks = [ProgressLine(), monitors, energy, checkpoints, throughput]
     resumed_at = run.first_step if run.begun else None
     trainer = build_trainer(run.config["trainer"], run.folder, course, optimization.clip_norm, callbacks, ranks, resumed_at)
     workers = run.config["trainer"]["workers"]

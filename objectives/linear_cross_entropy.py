@@ -1,8 +1,8 @@
 """Cross-entropy of a linear layer's logits without ever holding all logits.
 
 A vocabulary's logits are the largest tensor of a language model. Here a chunk of rows at a time goes from hidden vectors to
-logits, loss and gradient while it is in the cache, so memory stays flat and the softmax is computed once. The idea is that of
-Liger Kernel's fused linear cross-entropy (Hsu et al. 2024, section 3.2).
+logits, loss and gradient, on a CPU while it is in the cache, so memory stays flat and the softmax is computed once. The idea
+is that of Liger Kernel's fused linear cross-entropy (Hsu et al. 2024, section 3.2).
 
 Shapes: N rows, D width, V vocabulary.
 """
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-CHUNK = 2**21  # logits at a time: 8 MiB in float32
+CHUNK = 2**21  # logits at a time: 8 MiB in float32, which a CPU's cache holds
+GPU_CHUNK = 2**27  # 512 MiB: thousands of rows of a large vocabulary, so that few kernels have much to do
 
 
 def linear_cross_entropy(
@@ -40,7 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_grad_V = torch.zeros_like(bias_V, dtype=torch.float32) if learns and bias_V is not None else None
         nats = hidden_ND.new_zeros((), dtype=torch.float32)
         correct = hidden_ND.new_zeros((), dtype=torch.float32)
-        size = max(1, CHUNK // len(weight_VD))
+        size = max(1, (CHUNK if hidden_ND.device.type == "cpu" else GPU_CHUNK) // len(weight_VD))
         with torch.autocast(hidden_ND.device.type, enabled=False):  # dtypes are as they should be
             for first in range(0, len(hidden_ND), size):
                 rows = slice(first, first + size)

@@ -55,7 +55,7 @@ class Pretraining(L.LightningModule):
         self.watch = Stopwatch()
         self.loss = self.first_loss = torch.tensor(float("nan"))
         self.report: dict[str, Tensor] = {}
-        self.corrupt_samples = 0
+        self._corrupt_samples: int | Tensor = 0
         self._counts_targets = True
 
     def configure_model(self) -> None:
@@ -72,7 +72,7 @@ class Pretraining(L.LightningModule):
         self.trainer.should_stop = self.course.finished  # resumed after its last step: only the result is missing
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.corrupt_samples += int(batch.get("corrupt", 0))
+        self._corrupt_samples += batch.get("corrupt", 0)  # not read here: reading from a GPU waits for it
         parts = split_batch(batch, self.arrangement.accumulate)
         outcomes = [self._forward(batch, 0)] if len(parts) == 1 else self._forward_in_parts(parts)
         names = list(outcomes[0].report)
@@ -140,6 +140,11 @@ class Pretraining(L.LightningModule):
         return f"the weights '{name}' are no longer finite" if name else "some weights are no longer finite"
 
     @property
+    def corrupt_samples(self) -> int:
+        """How many samples of this rank could not be read."""
+        return int(self._corrupt_samples)
+
+    @property
     def lr(self) -> float:
         return max(group["lr"] for group in self.optimizers().param_groups)
 
@@ -182,7 +187,7 @@ class Pretraining(L.LightningModule):
         self.watch.before, self.watch.paused = recorded["seconds"], recorded["paused"]
         self.first_loss, self.loss = (torch.tensor(recorded[name]) for name in ("first_loss", "loss"))
         if self.global_rank == 0:
-            self.corrupt_samples = recorded["corrupt_samples"]
+            self._corrupt_samples = recorded["corrupt_samples"]
         self.course.advance(checkpoint["global_step"], self.watch.before)
 
 

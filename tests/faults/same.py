@@ -28,10 +28,11 @@ def differences(found: Path, expected: Path) -> list[str]:
 
 
 def logged(folder: Path) -> dict[str, dict[int, float]]:
-    """Scalar -> step -> value, as TensorBoard shows them."""
+    """Scalar -> step -> value, as TensorBoard shows them; how fast the run was is left out."""
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in sorted(events.Tags()["scalars"])}
+    tags = sorted(tag for tag in events.Tags()["scalars"] if not tag.startswith("throughput/"))
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
 
 
 def _unlike(ours: Any, theirs: Any, name: str = "checkpoint") -> list[str]:

@@ -1,0 +1,136 @@
+"""Processes that take turns: each runs one side's training loop and waits at the end of a step until it may go on.
+
+So a model is built and warmed up once, what is compared alternates every few seconds, nothing computes beside it, and the
+peak memory of a process is that of its side.
+"""
+
+import contextlib
+import logging
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import torch
+
+from training.run import peak_memory_bytes
+
+
+class Gate(Protocol):
+    """What a side's loop sees of the measurement."""
+
+    def describe(self, **facts: float) -> None:
+        """Say what does not change: the number of trained weights, FLOPs of a sample."""
+
+    def step(self, **facts: float) -> None:
+        """A step has ended; returns when the next may begin."""
+
+
+Side = Callable[..., None]
+"""(gate, *arguments): trains for ever, and calls `gate.step()` after every step."""
+
+
+@dataclass
+class Turns:
+    """The gate of a measured process; orders come through a connection: how many steps, or None to end."""
+
+    connection: Connection
+    facts: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.facts["started_bytes"] = peak_memory_bytes()  # by what is imported
+        self._wait()
+
+    def describe(self, **facts: float) -> None:
+        self.facts |= facts
+
+    def step(self, **facts: float) -> None:
+        self._left -= 1
+        if self._left > 0:
+            return
+        _synchronise()
+        seconds = time.perf_counter() - self._began
+        self.connection.send({**self.facts, **facts, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes()})
+        self._wait()
+
+    def _wait(self) -> None:
+        self._left = self.connection.recv()
+        if self._left is None:
+            os._exit(0)  # in the middle of somebody's training loop: there is nothing to tidy up
+        _synchronise()
+        self._began = time.perf_counter()
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class SideFailed(Exception):
+    """A measured process ended by itself."""
+
+
+class SideProcess:
+    """One side in a process of its own, which works only while `run` waits for it.
+
+    Args:
+        name: for messages.
+        side, arguments: what it does; they must be importable there.
+    """
+
+    def __init__(self, name: str, side: Side, arguments: Sequence[Any]):
+        self.name = name
+        self.connection, theirs = get_context("spawn").Pipe()
+        self.process = get_context("spawn").Process(target=_take_turns, args=(theirs, side, arguments), daemon=False)
+        self.process.start()
+        theirs.close()
+
+    def run(self, num_steps: int) -> dict[str, float]:
+        """Facts, "seconds" that the steps took and "peak_memory_bytes" so far.
+
+        Raises:
+            SideFailed: the process ended instead.
+        """
+        try:
+            self.connection.send(num_steps)
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            self.process.join()
+            raise SideFailed(f"{self.name} ended with exit code {self.process.exitcode}") from error
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+        self.process.join(20)
+        if self.process.is_alive():
+            self.process.kill()
+
+
+@contextlib.contextmanager
+def processes(sides: dict[str, tuple[Side, Sequence[Any]]]) -> Iterator[dict[str, SideProcess]]:
+    """All sides, started; they end with the block."""
+    started: dict[str, SideProcess] = {}
+    try:
+        for name, (side, arguments) in sides.items():
+            started[name] = SideProcess(name, side, arguments)
+        yield started
+    finally:
+        for process in started.values():
+            process.stop()
+
+
+def _take_turns(connection: Connection, side: Side, arguments: Sequence[Any]) -> None:
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)  # trainers report; the table is what is wanted
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        warnings.simplefilter("ignore")
+        try:
+            side(Turns(connection), *arguments)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)

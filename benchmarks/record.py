@@ -1,0 +1,81 @@
+"""What was measured, as a plain JSON record a case, and the table that is made of such records alone."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import fewest_seconds
+
+RESULTS = Path(__file__).parent / "results"
+HEADER = ("case", "ours", "beside", "theirs", "ours / theirs (range)", "wanted", "memory", "bound")
+Record = dict[str, Any]
+
+
+def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """(median, lowest, highest) of the ratios within rounds: what slows a whole round slows both sides."""
+    found = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return statistics.median(found), min(found), max(found)
+
+
+def bound(record: Record) -> float | None:
+    """Units a second that no step of this work can exceed here; None where that is not known."""
+    flops, machine = record.get("step_flops"), record["machine"]
+    if not flops or "matmul_flops" not in machine:
+        return None
+    return record["units_a_step"] / fewest_seconds(flops, record["parameters"]["ours"], machine, record["precision"])
+
+
+def rows(record: Record) -> list[list[str]]:
+    """Lines of the table, as cells under HEADER."""
+    if record["case"] == "startup":
+        return [
+            [f"startup: {what}", f"{statistics.median(seconds):.1f} s", "", "", "", f"<= {record['targets'][what]:g} s", "", ""]
+            for what, seconds in record["seconds"].items()
+        ]
+    rates, unit, found = record["rates"], record["unit"], []
+    for name, peer in record["peers"].items():
+        median, low, high = ratio(rates["ours"], rates[name])
+        missed = median < peer["target"]
+        highest = bound(record) if missed and name != "bare" else None
+        mine = statistics.median(rates["ours"])
+        found.append(
+            [
+                f"{record['work']}, {record['precision']}",
+                f"{mine:,.0f} {unit}/s",
+                peer["called"],
+                f"{statistics.median(rates[name]):,.0f}",
+                f"{median:.2f} ({low:.2f} to {high:.2f})",
+                f">= {peer['target']:g}" + (", missed" if missed else ""),
+                memory(record, name),
+                f"{highest:,.0f} ({mine / highest:.0%} reached)" if highest else "",
+            ]
+        )
+    return found
+
+
+def memory(record: Record, name: str) -> str:
+    """Our peak beside a peer's, and whether it is higher, which it should not be."""
+    mine, other = (record["peak_memory_bytes"][side] / 1e9 for side in ("ours", name))
+    return f"{mine:.2f} / {other:.2f} GB" + (", more" if name != "bare" and mine > other else "")
+
+
+def markdown(records: list[Record]) -> str:
+    """The table for a README."""
+    lines = [HEADER, ["---"] * len(HEADER), *(row for record in records for row in rows(record))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write(record: Record, folder: Path = RESULTS) -> Path:
+    """One file for a case at a precision; a later measurement takes its place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "-".join(part for part in (record["case"], record.get("precision")) if part)
+    path = path.with_suffix(".json")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def read_all(folder: Path = RESULTS) -> list[Record]:
+    """The records of `run.py` in a folder."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return [record for record in records if "case" in record]

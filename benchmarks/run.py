@@ -1,0 +1,179 @@
+"""This project beside the tools that a user would pick instead: the same model, optimiser, batch, precision and data.
+
+Each side runs in a process of its own and they take turns of a few seconds, in an order that changes; ratios are taken
+within a round. Peak memory is that of the whole process, with the same libraries loaded on both sides.
+
+    python benchmarks/run.py                         # everything; at most 25 minutes on two cores
+    python benchmarks/run.py mlm mae --peer huggingface --precision bf16 --rounds 7
+    python benchmarks/run.py --table                 # what lies in benchmarks/results, as markdown
+"""
+
+import argparse
+import datetime
+import importlib
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.cases.case import Case
+from benchmarks.cases.startup import HELP_TARGET, STEP_TARGET, help_seconds, objectives, step_seconds
+from benchmarks.gate import SideFailed, processes
+from benchmarks.record import HEADER, RESULTS, Record, markdown, read_all, rows, write
+from errors import nearest
+from models.attention import has_bf16
+from training.trainer import resolve_precision
+
+IN_MODULE = {"mae_vit_b": "mae"}  # cases that share the file of another
+TRAINED = ("mae", "mae_vit_b", "simclr", "mlm", "rtd", "span", "causal_lm", "clip", "data")
+WARM = 2  # steps that are not timed
+
+
+def case_named(name: str) -> Case:
+    """A case of benchmarks/cases/; only its own peers are imported."""
+    return importlib.import_module(f"benchmarks.cases.{IN_MODULE.get(name, name)}").CASES[name]
+
+
+def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, known: dict[str, Any]) -> Record:
+    """Measure all sides of a case in turn."""
+    work = case.at(precision, chosen.toy)
+    if chosen.shards and name == "data":
+        work = replace(work, pattern=chosen.shards)
+    peers = {peer: entry for peer, entry in case.rivals().items() if not chosen.peer or peer in chosen.peer}
+    sides = {"ours": case.ours} | {peer: entry.side for peer, entry in peers.items()}
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    with processes({side: (function, (work, precision)) for side, function in sides.items()}) as started:
+        for process in started.values():  # until all are warm, some are still importing
+            process.run(WARM)
+        facts = {side: process.run(1) for side, process in started.items()}
+        steps = {side: max(1, round(chosen.seconds / fact["seconds"])) for side, fact in facts.items()}
+        waited, training = facts["ours"].get("waited"), 0.0
+        for round_ in range(chosen.rounds):
+            order = list(started.items())
+            for side, process in order if round_ % 2 else reversed(order):
+                facts[side] = process.run(steps[side])
+                rates[side].append(work.units_a_step * steps[side] / facts[side]["seconds"])
+            training += facts["ours"]["seconds"]
+    return {
+        "case": name,
+        "work": work.described(),
+        "precision": precision,
+        "date": datetime.date.today().isoformat(),
+        "machine": known,
+        "unit": work.unit,
+        "units_a_step": work.units_a_step,
+        "step_flops": facts["ours"].get("sample_flops", 0) * work.batch,
+        "data_share": None if waited is None else (facts["ours"]["waited"] - waited) / training,
+        "parameters": {side: fact.get("parameters") for side, fact in facts.items()},
+        "peak_memory_bytes": {side: fact["peak_memory_bytes"] for side, fact in facts.items()},
+        "rates": rates,
+        "peers": {
+            peer: {"called": entry.called, "target": entry.target_fp32 if precision == "fp32" else entry.target}
+            for peer, entry in peers.items()
+        },
+    }
+
+
+def startup(chosen: argparse.Namespace, known: dict[str, Any]) -> Record:
+    """Seconds of `train.py --help` and to the first step of every objective."""
+    help_seconds()  # once for the disk's sake
+    seconds = {"train.py --help": [help_seconds() for _ in range(chosen.rounds)]}
+    targets = {"train.py --help": HELP_TARGET}
+    warmed = set()
+    for objective in ["mlm", "mae", "clip"] if chosen.toy else objectives():
+        what = f"first step of {objective}"
+        try:
+            if not warmed & {family := step_family(objective)}:
+                step_seconds(objective)  # tokenises and indexes what is not in the cache yet
+                warmed.add(family)
+            seconds[what], targets[what] = [step_seconds(objective)], STEP_TARGET
+        except RuntimeError as error:
+            print(f"{what}: {error}", file=sys.stderr, flush=True)
+    return {
+        "case": "startup", "date": datetime.date.today().isoformat(), "machine": known, "seconds": seconds, "targets": targets,
+    }  # fmt: skip
+
+
+def step_family(objective: str) -> str:
+    """Objectives of one modality have one default data set, whose cache they share."""
+    from conf import modality
+
+    return modality("objective", objective)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case", nargs="*", help=f"any of {', '.join((*TRAINED, 'startup'))}; by default all")
+    parser.add_argument("--peer", action="append", help="compare with this one only; may come several times")
+    parser.add_argument("--precision", default="auto", help="auto (bf16 where the hardware has it), fp32 or bf16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each side in each round, at least one step")
+    parser.add_argument("--toy", action="store_true", help="at toy size: shows that it runs, measures nothing")
+    parser.add_argument("--shards", help="for the case data: brace pattern or glob of .tar with .jpg and .json members")
+    parser.add_argument("--results", type=Path, help="folder of the records; by default benchmarks/results")
+    parser.add_argument("--table", action="store_true", help="print the records that there are as markdown, measure nothing")
+    chosen = parser.parse_args()
+    folder = chosen.results or (Path(tempfile.mkdtemp()) if chosen.toy else RESULTS)
+    if chosen.table:
+        print(markdown(read_all(folder)))
+        return 0
+    names = chosen.case or [*TRAINED, "startup"]
+    for name in names:
+        if name not in (*TRAINED, "startup"):
+            parser.error(f"there is no case '{name}'; {nearest(name, [*TRAINED, 'startup'])}")
+    if chosen.precision not in ("auto", "fp32", "bf16"):
+        parser.error(f"there is no precision '{chosen.precision}'; choices: auto, fp32, bf16")
+    precision = resolve_precision(chosen.precision, "cpu")
+    known = machine.described(rates=not chosen.toy)
+    print(announced(known, precision, chosen.precision), flush=True)
+    return measure(names, precision, chosen, known, folder)
+
+
+def measure(names: list[str], precision: str, chosen: argparse.Namespace, known: dict[str, Any], folder: Path) -> int:
+    """Run the cases one after the other, a line each, and show the table; the number of cases that failed."""
+    table, failed = Table(*HEADER), 0
+    for number, name in enumerate(names, 1):
+        began = time.perf_counter()
+        try:
+            if name == "startup":
+                record = startup(chosen, known)
+            else:
+                case = case_named(name)
+                if chosen.peer and not set(chosen.peer) & set(case.rivals()):
+                    print(f"{name} has no such peer; {nearest(chosen.peer[0], case.rivals())}", file=sys.stderr)
+                    continue
+                record = compare(name, case, precision, chosen, known)
+        except SideFailed as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        for row in rows(record):
+            table.add_row(*row)
+        path = write(record, folder)
+        waiting = f", {record['data_share']:.1%} of our steps waiting for data" if record.get("data_share") is not None else ""
+        seconds = time.perf_counter() - began
+        print(f"{number} of {len(names)}: {name}, {seconds:.0f} s{waiting}, {path.name}", flush=True)
+    Console(width=max(160, Console().width)).print(table)
+    return int(failed > 0)
+
+
+def announced(known: dict[str, Any], precision: str, asked: str) -> str:
+    line = f"{known['cpu']}, {known['cores']} cores, {known['threads']} threads, {precision}"
+    if asked == "auto" and not has_bf16("cpu"):
+        line += " (auto: this CPU multiplies bfloat16 no faster)"
+    if "matmul_flops" in known:
+        products = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in known["matmul_flops"].items())
+        line += f"; matrix products {products} GFLOP/s, copies {known['copy_bytes'] / 1e9:.1f} GB/s"
+    return line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

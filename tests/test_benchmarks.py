@@ -1,0 +1,183 @@
+"""Benchmarks: both sides of a case do the same work, measured and counted as the table says."""
+
+import numpy as np
+import pytest
+import scipy
+import torch
+
+from benchmarks import gpu, growth, machine, run, sides
+from benchmarks.cases import startup
+from benchmarks.gate import SideFailed, SideProcess
+from benchmarks.gpu import CASES as GPU_CASES
+from benchmarks.record import bound, markdown, ratio, read_all, rows, write
+from benchmarks.run import TRAINED, case_named
+from benchmarks.works import Work
+
+STEPS = 2
+
+
+class Enough(BaseException):
+    """Ends a training loop that has no end."""
+
+
+class Counting:
+    """A gate that closes after some steps."""
+
+    def __init__(self, num_steps: int = STEPS):
+        self.left, self.facts = num_steps, {}
+
+    def describe(self, **facts):
+        self.facts |= facts
+
+    def step(self, **facts):
+        self.facts |= facts
+        self.left -= 1
+        if self.left == 0:
+            raise Enough
+
+
+def facts_of(side, *arguments):
+    gate = Counting()
+    with pytest.raises(Enough):
+        side(gate, *arguments)
+    return gate.facts
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_all_sides_of_a_case_train_as_many_weights(name):
+    case = case_named(name)
+    ours = facts_of(case.ours, case.toy, "fp32")
+    for peer, entry in case.rivals().items():
+        theirs = facts_of(entry.side, case.toy, "fp32")
+        if "parameters" in ours:
+            assert ours["sample_flops"] > 0
+            exact = peer == "bare"
+            assert theirs["parameters"] == pytest.approx(ours["parameters"], rel=0 if exact else 0.01), peer
+
+
+@pytest.mark.parametrize("name", GPU_CASES)
+def test_the_gpu_cases_run_at_toy_size(name):
+    toy = GPU_CASES[name].toy
+    own, plain = (facts_of(side, toy, "fp32", "cpu", False) for side in (sides.ours, sides.bare))
+    assert own["parameters"] == plain["parameters"]
+    assert own["sample_flops"] > 0
+
+
+def test_the_gpu_script_says_where_there_is_no_gpu(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main() == 0
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_utilisation_is_flops_a_second_over_the_peak():
+    work = Work("mlm", "bert_mini", batch=4, length=16, vocabulary=64)
+    # 32,000 tokens a second are 2,000 samples a second
+    assert gpu.utilisation(work, 32_000, sample_flops=1e9, peak=4e12) == pytest.approx(0.5)
+    assert gpu.utilisation(work, 32_000, sample_flops=1e9, peak=None) is None
+
+
+def test_exponents_are_scipys():
+    x = np.array([8, 16, 32, 64, 128])
+    y = 3.0 * x**1.5 * np.array([1.1, 0.9, 1.0, 1.2, 0.95])
+    expected = scipy.stats.linregress(np.log(x), np.log(y))
+    assert growth.exponent(x, y) == pytest.approx((expected.slope, expected.stderr))
+    assert growth.exponent([10, 1000], [2, 200]) == pytest.approx((1.0, 0.0))
+
+
+@pytest.mark.parametrize(("time", "verdict"), [(1.0, "within"), (2.0, "ABOVE")])
+def test_growth_is_judged_by_the_counted_flops(time, verdict):
+    points = (8, 16, 32, 64)
+    found = [{"seconds": 1e-3 * n**time, "memory_bytes": 1e6 * n, "flops": 5.0 * n} for n in points]
+    record = growth.judged("batch", points, found)
+    shown = growth.lines("batch", record)
+    assert verdict in shown[0]
+    assert "n^1.00" in shown[0]
+    assert "within" in shown[1]
+
+
+def test_the_order_of_many_samples_is_measured(tmp_path):
+    assert facts_of(growth.batches_of_numbers, 1000) == {}
+    points = [10, 100]
+    found = [{"first_seconds": 1.0 * n, "seconds": 1.0, "memory_bytes": 8.0 * n} for n in points]
+    record = growth.judged("samples", points, found)
+    assert record["limits"] == {"seconds": 0.0, "memory_bytes": 1.0, "first_seconds": 1.0}
+    assert all("within" in line for line in growth.lines("samples", record))
+    growth.plot({"samples": record}, tmp_path / "growth.svg")
+    assert (tmp_path / "growth.svg").stat().st_size > 1000
+
+
+RECORD = {
+    "case": "mlm", "work": "mlm", "precision": "fp32", "unit": "tokens", "units_a_step": 100, "step_flops": 2e9,
+    "machine": {"matmul_flops": {"fp32": 1e9, "bf16": 1e10}, "copy_bytes": 2.8e9},
+    "parameters": {"ours": 1e8}, "peak_memory_bytes": {"ours": 1e9, "hf": 2e9, "bare": 1e9},
+    "rates": {"ours": [30.0, 33.0, 60.0], "hf": [20.0, 11.0, 20.0], "bare": [30.0, 33.0, 60.0]},
+    "peers": {"hf": {"called": "HF", "target": 3.5}, "bare": {"called": "loop", "target": 0.97}},
+}  # fmt: skip
+
+
+def test_ratios_are_taken_within_rounds():
+    assert ratio(RECORD["rates"]["ours"], RECORD["rates"]["hf"]) == (3.0, 1.5, 3.0)
+
+
+def test_a_missed_target_stands_beside_what_the_machine_allows():
+    missed, met = rows(RECORD)
+    assert "missed" in missed[5]
+    assert "missed" not in met[5]
+    assert (missed[6], met[6]) == ("1.00 / 2.00 GB", "1.00 / 1.00 GB")
+    more = RECORD | {"peak_memory_bytes": {"ours": 3e9, "hf": 2e9, "bare": 1e9}}
+    assert [row[6].endswith("more") for row in rows(more)] == [True, False]
+    # 2 s of products, 1 s for seven passes over 1e8 weights of 4 bytes: 100 tokens in 3 s
+    assert bound(RECORD) == pytest.approx(100 / 3)
+    assert missed[7] == "33 (99% reached)"
+    assert met[7] == ""
+
+
+def test_the_table_is_made_of_what_was_written(tmp_path):
+    startup = {"case": "startup", "seconds": {"train.py --help": [1.0, 3.0, 1.5]}, "targets": {"train.py --help": 2.0}}
+    for record in (RECORD, startup):
+        write(record, tmp_path)
+    (tmp_path / "gpu.json").write_text("{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"mlm-fp32.json", "startup.json", "gpu.json"}
+    table = markdown(read_all(tmp_path))
+    assert len(table.splitlines()) == 2 + 2 + 1
+    assert "| startup: train.py --help | 1.5 s |" in table
+
+
+def three_steps_and_a_fault(gate):
+    gate.describe(parameters=7)
+    for number in range(3):
+        gate.step(number=number)
+    raise RuntimeError("deliberate")
+
+
+def test_a_side_takes_its_turns_in_its_own_process(capfd):
+    process = SideProcess("side", three_steps_and_a_fault, ())
+    found = process.run(2)
+    assert (found["parameters"], found["number"]) == (7, 1)
+    assert found["seconds"] > 0
+    assert found["peak_memory_bytes"] >= found["started_bytes"] > 0
+    assert process.run(1)["number"] == 2
+    with pytest.raises(SideFailed, match="side ended with exit code 1"):
+        process.run(1)
+    assert "deliberate" in capfd.readouterr().err
+
+
+def test_a_command_without_a_first_step_says_why():
+    with pytest.raises(RuntimeError, match="no first step: error: there is no setting 'nonsense'"):
+        startup.step_seconds("mlm", ["nonsense=1"])
+
+
+def test_the_machine_is_described():
+    known = machine.described(rates=False)
+    assert known["cores"] >= 1
+    assert known["cpu"]
+    assert machine.matmul_flops(torch.float32, side=64) > 1e6
+    assert machine.copy_bytes(numbers=1000) > 1e3
+
+
+def test_a_mistyped_case_is_named_with_its_neighbours(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", "mlmm"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "did you mean mlm" in capsys.readouterr().err
