@@ -32,7 +32,7 @@ def main(config: DictConfig) -> float:
     from training.ranks import join
     from training.run import AUTO, Run, score
     from training.throughput import Throughput
-    from training.trainer import build_trainer, prepare_speed
+    from training.trainer import build_trainer, fit, prepare_speed
     from transfer.knn import validation_probe
 
     hydra_config = HydraConfig.get()
@@ -83,7 +83,7 @@ def main(config: DictConfig) -> float:
     ranks.agree(run.claim)
     if ranks.first:
         run.announce(module, data.spec, budget, flops, resolved)
-    trainer.fit(module, loader, ckpt_path=run.resume_point, weights_only=True)
+    fit(trainer, module, loader, run.resume_point)
     found = run.finish(module, data.spec, budget, flops, resolved, monitors, energy)
     ranks.part()
     return found

@@ -32,6 +32,7 @@ from objectives.mae import MaskedAutoencoder
 from objectives.objective import Objective
 from objectives.simclr import SimCLR
 from training.arrangement import Arrangement
+from training.course import Steps
 from training.optimization import Optimization
 from training.pretraining import Pretraining
 from training.ranks import Ranks
@@ -121,8 +122,8 @@ def seconds_a_step(name: str, batch: int, ranks: Ranks, strategy: str) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         recipe, steps = Optimization(torch.optim.AdamW, 1e-3), STEPS + WARM
-        module = Timed(made(name), recipe, steps + 1, batch * ranks.size, 0, arrangement=Arrangement())
-        trainer = build_trainer(SETTINGS | {"strategy": strategy}, Path(folder), steps, None, [], ranks)
+        module = Timed(made(name), recipe, Steps(steps + 1), batch * ranks.size, 0, arrangement=Arrangement())
+        trainer = build_trainer(SETTINGS | {"strategy": strategy}, Path(folder), Steps(steps), None, [], ranks)
         trainer.fit(module, torch.utils.data.DataLoader([one] * steps, batch_size=None))
     return statistics.median(np.diff(times[WARM - 1 :]))
 

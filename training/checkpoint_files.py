@@ -7,6 +7,7 @@ One file; or, of a sharded model, a folder with one file a rank, in which a shar
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _read_file(path: Path) -> Any:
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (member := archive.testzip()) is not None:  # torch does not look at the checksums that it writes
+                raise OSError(f"it is damaged: the checksum of {member} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = "GLOBAL" in str(error) or "Unsupported" in str(error)

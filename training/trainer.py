@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
+from torch.utils.data import DataLoader
 
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, kernels_used, set_attention
@@ -65,6 +66,32 @@ def build_trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, loader: DataLoader, resume_point: Path | None = None) -> None:
+    """Train, from a checkpoint if there is one.
+
+    Raises:
+        BadInput: something in the checkpoint is not what training goes on from.
+    """
+    begun = _Begun()
+    trainer.callbacks.append(begun)
+    try:
+        trainer.fit(module, loader, ckpt_path=resume_point, weights_only=True)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if resume_point is None or begun.begun:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise BadInput(f"checkpoint '{resume_point}' cannot be gone on from: {reason}") from error
+
+
+class _Begun(L.Callback):
+    """Knows whether all of a checkpoint has been taken over."""
+
+    begun = False
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.begun = True
 
 
 def _strategy(settings: dict[str, Any], ranks: Ranks) -> Strategy | str:

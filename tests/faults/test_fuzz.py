@@ -243,11 +243,11 @@ def opened(config: dict) -> str:
     encoder = build(config["model"], spec=data.spec)
     check_needs(config["names"], encoder, data.spec)
     objective = build(config["objective"], encoder=encoder, spec=data.spec)
-    build(config["optimizer"]).optimizer(objective, encoder, data.batch_size)
+    build(config["optimizer"]).optimizer(objective, data.batch_size)
     resolved = prepare_speed(objective, config["trainer"])
     budget = Budget.of(config["budget"], config["trial_flops"])
     check_batch(data.batch_size, 1, config["trainer"]["accumulate"])
-    budget.num_steps(data.batch_size, data.spec.num_train, 1e6)
+    budget.course(data.batch_size, data.spec, 1e6)
     Arrangement.of(config["trainer"], resolved)
     return "built"
 
