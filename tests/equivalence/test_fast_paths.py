@@ -50,4 +50,6 @@ def test_fast_paths_give_the_slow_ones_loss_and_gradients(name, precision, monke
     slow_loss, slow = gradients(objective, batch, precision)
     assert not torch.equal(fast, slow)  # another way was taken
     assert fast_loss == pytest.approx(slow_loss, rel=CLOSE[precision])
-    assert (fast - slow).norm() < CLOSE[precision] * slow.norm()
+    # CLIP's loss multiplies rounding by 14, one over its temperature: no more is asked than the slow path's own error in bf16
+    rounding = (slow - gradients(objective, batch, "fp32")[1]).norm() if name == "clip" else 0.0
+    assert (fast - slow).norm() < max(CLOSE[precision] * slow.norm(), rounding)
