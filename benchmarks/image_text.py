@@ -36,6 +36,7 @@ from rich.progress import Progress
 
 from conf import build, read_choice
 from datamodules.webdataset import WebDataset
+from errors import BadInput
 from models import load_pair
 from models.pair import unit
 from reports.result import read_result
@@ -190,7 +191,10 @@ def main() -> None:
     parser.add_argument("--open-clip-seed", type=int, help=argparse.SUPPRESS)  # this process is one training of open_clip
     parser.add_argument("words", nargs="*", help=f"of train.py; by default {' '.join(RECIPE)}")
     chosen = parser.parse_args()
-    data = opened(chosen.shards, chosen.val_shards)
+    try:
+        data = opened(chosen.shards, chosen.val_shards)
+    except BadInput as error:
+        parser.error(str(error))
     if chosen.open_clip_seed is not None:
         print(json.dumps(open_clip_trained(data, chosen.open_clip_seed, chosen.minutes, chosen.open_clip_batch)))
         return

@@ -18,6 +18,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from errors import BadInput
 from reports.result import Result
 from reports.statistics import bootstrap_interval
 from reports.table import collect
@@ -96,9 +97,19 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=HOME / "outputs" / "novels")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="none: only the table of what is there")
     given = parser.parse_args()
-    for seed in given.seeds:
-        run_seed(seed, given.folder.resolve(), given.novels.resolve(), given.sentences.resolve())
-    accuracy, cost = tables(collect(given.folder)[0])
+    for path in (given.novels, given.sentences) if given.seeds else ():
+        if not path.exists():
+            parser.error(f"there is no '{path}'")
+    try:
+        for seed in given.seeds:
+            run_seed(seed, given.folder.resolve(), given.novels.resolve(), given.sentences.resolve())
+        accuracy, cost = tables(collect(given.folder)[0])
+    except BadInput as error:
+        parser.error(str(error))
+    except subprocess.CalledProcessError as error:  # its own line says why
+        sys.exit(error.returncode)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
     print(accuracy.to_string(na_rep=""), cost.to_string(), sep="\n\n")
 
 
