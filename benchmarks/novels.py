@@ -33,38 +33,49 @@ OBJECTIVES = {  # the words that each is trained with
     "span_corruption": ("model=t5_mini",),
 }
 FIRST_OF_MODEL = {"modernbert_mini": "mlm", "llama_mini": "causal_lm", "t5_mini": "span_corruption"}  # lends its tokenizer
-TASKS, PROTOCOLS = ("mr", "subj"), ("linear", "finetune")
+TASKS = ("mr", "subj")
 
 
 def command(script: str, *words: str) -> None:
     subprocess.run([sys.executable, script, *words], cwd=HOME, check=True)
 
 
-def judge(
-    checkpoint: str, folder: Path, sentences: Path, seed: int, *words: str, protocols: tuple[str, ...] = PROTOCOLS
-) -> None:
-    """Each protocol on each task, what is missing."""
-    for protocol in protocols:
-        for task in TASKS:
-            run = folder / f"{protocol}_{task}"
-            if not (run / "result.json").exists():
-                command(
-                    "finetune.py", f"checkpoint={checkpoint}", f"transfer={protocol}", "datamodule=text_classification",
-                    f"datamodule.root={sentences}", f"datamodule.task={task}", f"seed={seed}", f"hydra.run.dir={run}", *words,
-                )  # fmt: skip
+def pretrain(objective: str, seed: int, folder: Path, novels: Path) -> None:
+    run = folder / f"{objective}_{seed}"
+    if not (run / "result.json").exists():
+        common = ("experiment=novels", f"datamodule.files={novels}", "monitor.pictures=600", "resume=auto")
+        command("train.py", *common, f"objective={objective}", f"seed={seed}", *OBJECTIVES[objective], f"hydra.run.dir={run}")
 
 
-def run_seed(seed: int, folder: Path, novels: Path, sentences: Path) -> None:
-    for objective, words in OBJECTIVES.items():
-        run = folder / f"{objective}_{seed}"
+def judge(protocol: str, checkpoint: Path | None, folder: Path, sentences: Path, seed: int, *words: str) -> None:
+    """One protocol on each task, what is missing."""
+    for task in TASKS:
+        run = folder / f"{protocol}_{task}"
         if not (run / "result.json").exists():
-            common = ("experiment=novels", f"datamodule.files={novels}", "monitor.pictures=600", "resume=auto")
-            command("train.py", *common, f"objective={objective}", f"seed={seed}", *words, f"hydra.run.dir={run}")
-        judge(str(run), run / "transfer", sentences, seed)
+            command(
+                "finetune.py", f"checkpoint={checkpoint or 'none'}", f"transfer={protocol}", "datamodule=text_classification",
+                f"datamodule.root={sentences}", f"datamodule.task={task}", f"seed={seed}", f"hydra.run.dir={run}", *words,
+            )  # fmt: skip
+
+
+def judge_seed(protocol: str, seed: int, folder: Path, sentences: Path) -> None:
+    for objective in OBJECTIVES:
+        run = folder / f"{objective}_{seed}"
+        judge(protocol, run, run / "transfer", sentences, seed)
     for model, objective in FIRST_OF_MODEL.items():
         tokenizer = f"datamodule.tokenizer.path={folder / f'{objective}_{seed}'}"
-        judge("none", folder / f"random_{model}_{seed}", sentences, seed, f"model={model}", tokenizer)
-    judge("none", folder / f"tfidf_{seed}", sentences, seed, protocols=("tfidf",))
+        judge(protocol, None, folder / f"random_{model}_{seed}", sentences, seed, f"model={model}", tokenizer)
+
+
+def run(seeds: list[int], folder: Path, novels: Path, sentences: Path) -> None:
+    """Seed by seed, what is dear last: the table of whatever is there can be printed at any time."""
+    for seed in seeds:
+        for objective in OBJECTIVES:
+            pretrain(objective, seed, folder, novels)
+        judge("tfidf", None, folder / f"tfidf_{seed}", sentences, seed)
+        judge_seed("linear", seed, folder, sentences)
+    for seed in seeds:
+        judge_seed("finetune", seed, folder, sentences)
 
 
 def tables(results: list[Result]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -101,8 +112,7 @@ def main() -> None:
         if not path.exists():
             parser.error(f"there is no '{path}'")
     try:
-        for seed in given.seeds:
-            run_seed(seed, given.folder.resolve(), given.novels.resolve(), given.sentences.resolve())
+        run(given.seeds, given.folder.resolve(), given.novels.resolve(), given.sentences.resolve())
         accuracy, cost = tables(collect(given.folder)[0])
     except BadInput as error:
         parser.error(str(error))
