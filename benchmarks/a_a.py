@@ -1,11 +1,11 @@
 """A/A: one objective compared with itself under two names, on real runs; how often is a difference claimed?
 
-36 small encoders that differ only in their seed are pre-trained and tested. They make six pairs of seed sets, three against
-three, none of which shares a run with another: none should be claimed different, or one in twenty. Then sets are drawn from
+144 small encoders that differ only in their seed are pre-trained and tested. They make 24 pairs of seed sets, three against
+three, none of which shares a run with another: about one in twenty should be claimed different. Then sets are drawn from
 the same encoders at random, many times, first as they are, then with 3 points planted on one side and as many seeds as the
 report's own power calculation asks for at the spread of these runs.
 
-    python benchmarks/a_a.py [<folder to keep the runs in>]     # about six minutes on one core; goes on where it stopped
+    python benchmarks/a_a.py [<folder to keep the runs in>]     # about 25 minutes on one core; goes on where it stopped
 """
 
 import subprocess
@@ -15,16 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reports.result import Result, read_result
-from reports.statistics import Pair, compare_pairs, power, seeds_needed
+from reports.statistics import ALPHA, Pair, compare_pairs, power, seeds_needed
 from reports.table import collect
 from reports.verdict import verdict
 
 HOME = Path(__file__).parents[1]
-PAIRS, SEEDS, DRAWS, POINTS = 6, 3, 2000, 3
+PAIRS, SEEDS, DRAWS, POINTS = 24, 3, 2000, 3
 NUM_RUNS = 2 * SEEDS * PAIRS
 SMALL = (
     "objective=mae", "model.depth=1", "objective.decoder_width=64", "objective.decoder_depth=1", "datamodule.image_size=32",
@@ -81,7 +82,9 @@ def main() -> None:
         (pair,) = compare_pairs(both)
         claimed += pair.different
         print(f"pair {i}: {100 * pair.difference:+.2f} points, p {pair.p:.2f}: {verdict(both)}")
-    print(f"A/A on {len(results)} real results: {claimed} of {PAIRS} pairs claimed different")
+    chance = binomtest(claimed, PAIRS, ALPHA, alternative="greater").pvalue
+    print(f"A/A on {len(results)} real results: {claimed} of {PAIRS} pairs claimed different", end="")
+    print(f" (so many or more by chance, at {ALPHA} each: {chance:.2f})")
 
     rng = np.random.default_rng(0)
     pairs = [drawn(rng, results, SEEDS) for _ in range(DRAWS)]

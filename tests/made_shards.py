@@ -55,6 +55,18 @@ def shards(folder: Path, numbers: Iterable[range], captions: int = 1, name: str 
     return f"{folder}/{name}-{{00..{len(numbers) - 1:02}}}.tar"
 
 
+def words_for_shards(folder: Path, num: int) -> list[str]:
+    """What to type for a small run of CLIP on `num` samples in three shards, one of them with a single sample."""
+    return [
+        "objective=clip", "model.depth=1", "objective.text_model=bert_tiny", "objective.patch_dropout=0.5",
+        "objective.text_settings.depth=1", "objective.text_settings.dropout=0.1", "datamodule=webdataset",
+        f"datamodule.shards={shards(folder, [range(0, 9), range(9, 10), range(10, num)], captions=3)}",
+        f"datamodule.val_shards={shards(folder, [range(240, 246)], name='val')}",
+        f"datamodule.test_shards={shards(folder, [range(246, 252)], name='test')}",
+        "datamodule.image_size=32", "datamodule.tokenizer.vocab_size=200", f"datamodule.cache={folder}/cache",
+    ]  # fmt: skip
+
+
 def opened(folder: Path, pattern: str, **changes) -> WebDataset:
     """No splits are carved from the training shards: the others get shards of their own."""
     held = shards(folder, [range(240, 246)], name="held")

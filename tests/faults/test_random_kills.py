@@ -16,13 +16,15 @@ import pytest
 from conftest import ROOT, command
 from forks import begin, run
 from made_runs import words_for
+from made_shards import words_for_shards
 from processes import children
 from safetensors.torch import load_file
 from same import differences
 
-OBJECTIVES = ("mae", "simclr", "mlm", "rtd")
+OBJECTIVES = ("mae", "simclr", "mlm", "rtd", "clip")
 KILLS = 25
 RANK_KILLS = 6
+NUM_IN_SHARDS = 24  # samples
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ENDINGS = {  # of a run that got a signal: before it trains, by the default action
     signal.SIGKILL: {-signal.SIGKILL},
@@ -35,8 +37,13 @@ pytestmark = pytest.mark.long
 
 def words(objective: str, pictures: Path, texts: Path, num_steps: int) -> list[str]:
     noisy = {"mae": ["model.drop_path=0.2"], "mlm": ["model.dropout=0.1"], "rtd": ["objective.sharing=disentangled"]}
+    if objective == "clip":
+        (texts / "shards").mkdir(exist_ok=True)
+        small = [*words_for_shards(texts / "shards", NUM_IN_SHARDS), "datamodule.batch_size=4"]
+    else:
+        small = words_for(objective, pictures, texts)
     return [
-        *words_for(objective, pictures, texts), *noisy.get(objective, []), f"budget.steps={num_steps}", "monitor.times=4",
+        *small, *noisy.get(objective, []), f"budget.steps={num_steps}", "monitor.times=4",
         "monitor.pictures=96", "monitor.share=1e9", "optimizer.base_lr=0.02", "trainer.checkpoint_every_steps=1",
         "trainer.accelerator=cpu", "trainer.precision=fp32", "hydra.run.dir=run", "resume=auto",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from forks import die, run
-from made_shards import shards
+from made_shards import words_for_shards
 from same import differences
 
 NUM, BATCH, STEPS = 24, 4, 14  # an epoch is 6 steps
@@ -18,15 +18,8 @@ SAVED, KILLED = 8, 11  # the last checkpoint, and the step that is not done any 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("shards")
-    train = shards(folder, [range(0, 9), range(9, 10), range(10, NUM)], captions=3)
     return [
-        "objective=clip", "datamodule=webdataset", f"datamodule.shards={train}",
-        f"datamodule.val_shards={shards(folder, [range(240, 246)], name='val')}",
-        f"datamodule.test_shards={shards(folder, [range(246, 252)], name='test')}",
-        "datamodule.image_size=32", f"datamodule.batch_size={BATCH}", "datamodule.tokenizer.vocab_size=200",
-        f"datamodule.cache={folder}/cache", "model.depth=1", "objective.text_model=bert_tiny", "objective.patch_dropout=0.5",
-        "objective.text_settings.depth=1", "objective.text_settings.dropout=0.1", "trainer.accelerator=cpu",
+        *words_for_shards(tmp_path_factory.mktemp("shards"), NUM), f"datamodule.batch_size={BATCH}", "trainer.accelerator=cpu",
         "trainer.precision=fp32", f"trainer.checkpoint_every_steps={SAVED // 2}", f"budget.steps={STEPS}", "monitor.times=0",
         "hydra.run.dir=run",
     ]  # fmt: skip
