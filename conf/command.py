@@ -130,7 +130,8 @@ def _exhausted(error: Exception) -> str | None:
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what = f"'{error.filename}'" if isinstance(error, OSError) and error.filename else "a file"
         return "; ".join((f"{what} cannot be written: {os.strerror(code)}", *notes))
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in message:
+    full = type(error).__name__ == "OutOfMemoryError" or "CPUAllocator" in message  # torch on a GPU, on the host
+    if isinstance(error, MemoryError) or full:
         smaller = "try trainer.accumulate=2, trainer.activation_checkpointing=true or a smaller datamodule.batch_size"
         return "; ".join((f"out of memory: {message}", smaller, *notes))
     return None

@@ -78,7 +78,7 @@ FAULTS = {
     "disk, at the very end": (before_the_export, "File too large.*|.*os error 27"),
     "memory": (
         at_step(4, eat_memory),
-        "out of memory: .*not enough memory.*try trainer.accumulate=2.*last good checkpoint is run/ch",
+        "out of memory: .*(not enough|can.t allocate) memory.*try trainer.accumulate=2.*last good checkpoint is run/ch",
     ),
     "memory of Python": (at_step(4, lambda: bytearray(10**15)), "out of memory: .*last good checkpoint is run/ch"),
 }
@@ -130,6 +130,8 @@ def test_errors_of_every_kind_that_mean_it():
     )
     assert "No space left" in _exhausted(RuntimeError("I/O error: No space left on device (os error 28)"))
     assert _exhausted(torch.OutOfMemoryError("CUDA out of memory")).startswith("out of memory: CUDA out of memory; try ")
+    for host in ("not enough memory", "can't allocate memory"):  # by which way it asked the system
+        assert _exhausted(RuntimeError(f"DefaultCPUAllocator: {host}: you tried")).startswith("out of memory: DefaultCPU")
     assert _exhausted(MemoryError()).startswith("out of memory")
     for other in (OSError(2, "No such file"), RuntimeError("shapes differ"), ValueError("os error")):
         assert _exhausted(other) is None
