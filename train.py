@@ -22,6 +22,7 @@ def main(config: DictConfig) -> float:
     from training.arrangement import Arrangement, freeze_unused
     from training.budget import Budget
     from training.checkpoints import Checkpoints
+    from training.continuation import Start
     from training.energy import Energy
     from training.fitting import check_fit, check_needs, face
     from training.flops import LARGE, forward_flops, sample_flops
@@ -38,7 +39,7 @@ def main(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     settings["names"] = {group: hydra_config.runtime.choices[group] for group in ("objective", "model", "datamodule")}
-    check_fit(settings["names"])
+    check_fit(Start.of(settings, tuple(hydra_config.overrides.task)).names)
     folder = settings["resume"] if settings["resume"] not in (None, AUTO) else hydra_config.runtime.output_dir
     if launched(settings["trainer"], hydra_config.overrides.task, folder, hydra_config.mode == RunMode.MULTIRUN):
         return score(folder)  # of several devices each had a process of its own, which ran what follows
@@ -49,10 +50,12 @@ def main(config: DictConfig) -> float:
     seed = run.config["seed"]
     torch.manual_seed(seed)
 
-    data = face(run.config["names"], build(run.config["datamodule"]))
-    encoder = build(run.config["model"], spec=data.spec)
-    check_needs(run.config["names"], encoder, data.spec)
+    start = run.start
+    data = face(start.names, start.open_data())
+    encoder = start.build_encoder(data.spec)
+    check_needs(start.names, encoder, data.spec)
     objective = build(run.config["objective"], encoder=encoder, spec=data.spec)
+    begins = start.load_heads(objective)
     objective.check_batch(data.batch_size)
     optimization = build(run.config["optimizer"])
     resolved = prepare_speed(objective, run.config["trainer"]) | ranks.described(run.config["trainer"]["strategy"])
@@ -82,7 +85,7 @@ def main(config: DictConfig) -> float:
     loader = data.train_loader(objective.views(), seed, course.most_steps, run.first_step, workers, ranks.rank, ranks.size)
     ranks.agree(run.claim)
     if ranks.first:
-        run.announce(module, data.spec, budget, flops, resolved)
+        run.announce(module, data.spec, budget, flops, resolved, begins)
     fit(trainer, module, loader, run.resume_point)
     found = run.finish(module, data.spec, budget, flops, resolved, monitors, energy)
     ranks.part()

@@ -41,6 +41,9 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
             _exit(_with_notes(error), error.exit_code)
         except KeyboardInterrupt:
             _exit("interrupted before the run had anything to save", 130)
+        except BrokenPipeError as error:  # of `train.py | head`; what is still in the buffer must not fail again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _exit("; ".join(("the program that read the output has ended", *getattr(error, "__notes__", ()))), 1)
         except Exception as error:
             line = _configuration_error(error)
             if line is not None:

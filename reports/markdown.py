@@ -20,7 +20,10 @@ def markdown(report: Report) -> str:
     lines += [line for warning in report.warnings for line in (f"Warning: {text(warning)}", "")]
     lines += ["## Results", "", *_table(report.rows), ""]
     lines += ["Samples, FLOPs and seconds are those of pre-training.", ""]
-    for title, key in (("What can be told apart", "verdicts"), ("Head start", "starts"), ("Cost", "fronts")):
+    titles = {
+        "verdicts": "What can be told apart", "starts": "Head start", "fronts": "Cost", "continued": "Continued pre-training",
+    }  # fmt: skip
+    for key, title in titles.items():
         found = [f"- {text(line)}" for part in report.parts for line in getattr(part, key)]
         lines += [f"## {title}", "", *found, ""] if found else []
     lines += ["## Runs", ""]

@@ -7,6 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from reports.cards import Card, cards_of, warnings
+from reports.continued import continued_lines
 from reports.figure import Figure, looks_of
 from reports.head_start import head_starts
 from reports.learning import learning_figures
@@ -29,7 +30,7 @@ class Part:
         name: the tasks.
         legend: (entrant, its marker).
         learned: the entrants of the legend that have learning curves.
-        verdicts, starts, fronts, plan: sentences.
+        verdicts, starts, fronts, continued, plan: sentences.
         scores, labels, costs, learning: figures.
         ranks: the critical-difference diagram, where two entrants met.
         pairs: every pair that met.
@@ -42,6 +43,7 @@ class Part:
     verdicts: list[str]
     starts: list[str]
     fronts: list[str]
+    continued: list[str]
     plan: str
     scores: list[Figure]
     labels: list[Figure]
@@ -126,6 +128,7 @@ def _part(results: Sequence[Result], runs: Sequence[Run]) -> Part:
         verdicts=verdicts(results),
         starts=[head_start_line(found) for found in head_starts(results)],
         fronts=pareto_lines(results),
+        continued=continued_lines(results),
         plan=plan(results),
         scores=score_figures(results, looks),
         labels=label_figures(results, looks),

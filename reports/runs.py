@@ -117,12 +117,15 @@ def _open(run: Run, path: Path, configured: list[Path]) -> None:
     folder = locate(path, configured)
     config = read_settings(folder) if folder else {}
     names = config["names"] if isinstance(config.get("names"), dict) else {}
-    if (names.get("objective"), names.get("model"), config.get("seed")) == (run.objective, run.model, run.seed):
-        run.folder, run.config, run.events = folder, config, read_events(folder / "tensorboard")
+    record, found = None, (names.get("objective"), names.get("model"), config.get("seed"))
+    if config:
+        with suppress(BadInput):
+            record = read_result(folder / "result.json")
+            found = record.objective, record.model, record.seed  # a continued run has its model from another one
+    if found == (run.objective, run.model, run.seed):
+        run.folder, run.config, run.events, run.record = folder, config, read_events(folder / "tensorboard"), record
         with suppress(BadInput):
             run.command, run.exact = train_command(config), True
-        with suppress(BadInput):
-            run.record = read_result(folder / "result.json")
     if run.command is None:
         words = [f"objective={run.objective}", f"model={run.model}", f"datamodule={run.data}", f"seed={run.seed}"]
         run.command = shlex.join(["python", "train.py", *words])

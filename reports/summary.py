@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from reports.continued import continued_lines
 from reports.head_start import head_starts
 from reports.result import Result
 from reports.table import accuracy_table
@@ -28,7 +29,8 @@ def summarise(folder: Path, results: Sequence[Result], left_out: Sequence[str]) 
         shown.print(accuracy_table(results))
         shown.print("mean ± standard deviation (number of seeds), below it the 95 % interval of the mean;")
         shown.print("samples, FLOPs and seconds are those of pre-training")
-    for line in (*verdicts(results), *map(head_start_line, head_starts(results)), *pareto_lines(results)):
+    starts = map(head_start_line, head_starts(results))
+    for line in (*verdicts(results), *starts, *pareto_lines(results), *continued_lines(results)):
         shown.print(line, markup=False, highlight=False)
     for line in left_out:
         shown.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)

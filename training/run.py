@@ -3,6 +3,7 @@
 import os
 import subprocess
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from reports.result import Result, read_result
 from training.budget import Budget
 from training.checkpoint_files import newest_checkpoint
 from training.checkpoints import remove
+from training.configuration import read_config
+from training.continuation import Start
 from training.energy import Energy
 from training.monitors import Monitors
 from training.optimization import REFERENCE_BATCH
@@ -27,8 +30,6 @@ from training.progress import samples_per_second
 from training.ranks import sum_over_ranks
 
 VERSIONS = ("torch", "torchvision", "lightning", "hydra-core", "timm", "transformers")
-NODES = {"names": dict, "seed": int, "model": dict, "datamodule": dict, "objective": dict, "optimizer": dict, "budget": dict}
-NODES |= {"trial_flops": int | float, "trainer": dict, "monitor": dict}
 AUTO = "auto"  # resume=auto: go on where a run is there already, else begin
 SPEED = ("trainer", "monitor")  # nodes that a resumed run takes from its new command line
 
@@ -75,6 +76,11 @@ class Run:
         if different is not None:
             raise BadInput(f"'{folder}' holds a run with other settings, which resume=auto cannot go on with: {different}")
         return cls._reopen(folder, config)
+
+    @cached_property
+    def start(self) -> Start:
+        """What it begins with."""
+        return Start.of(self.config)
 
     def claim(self) -> None:
         """Write `config.yaml`, once all is built and nothing can be refused any more; two runs never share a folder.
@@ -137,9 +143,17 @@ class Run:
             run.finished = True
         return run
 
-    def announce(self, module: Pretraining, spec: DataSpec, budget: Budget, flops: float, resolved: dict[str, str]) -> None:
+    def announce(
+        self,
+        module: Pretraining,
+        spec: DataSpec,
+        budget: Budget,
+        flops: float,
+        resolved: dict[str, str],
+        begins: str | None = None,
+    ) -> None:
         """Print what was resolved, before the first step."""
-        names, recipe, batch = self.config["names"], module.optimization, module.batch_size
+        names, recipe, batch = self.start.names, module.optimization, module.batch_size
         encoder = module.objective.encoder
         patches = f", {encoder.num_patches} patches of {encoder.patch_size} px" if encoder.num_patches else ""
         shape = {
@@ -157,6 +171,7 @@ class Run:
                 for name, part in module.objective.exports().items()
                 if (setting := name.replace("_encoder", "_model")) in self.config["objective"]
             },
+            **({"begins": begins} if begins else {}),
             "data": f"{spec.name}, {spec.num_train:,} training {shape}",
             "budget": budget_line(budget, module, spec, flops),
             "lr": f"{recipe.base_lr:g} x batch {batch} / {REFERENCE_BATCH} = {recipe.peak_lr(batch):g}, "
@@ -197,7 +212,7 @@ class Run:
         result = Result(
             kind="pretrain",
             objective=names["objective"],
-            model=names["model"],
+            model=self.start.label,
             data=spec.name,
             seed=self.config["seed"],
             budget_asked={"unit": budget.unit, "amount": budget.amount},
@@ -220,6 +235,7 @@ class Run:
                 "monitor_seconds": watch.paused,
                 "corrupt_samples": corrupt_samples,
                 "resumed_at_step": self.first_step,
+                **self.start.record,
             },
             versions=versions(),
             git_commit=git_commit(),
@@ -273,29 +289,6 @@ def budget_line(budget: Budget, module: Pretraining, spec: DataSpec, flops: floa
 def num_parameters(module: nn.Module) -> int:
     """How many numbers are learned or fixed in a module's parameters."""
     return sum(weight.numel() for weight in module.parameters())
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration that a run was started with.
-
-    Raises:
-        BadInput: the folder is not a run, or its config.yaml is damaged.
-    """
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(f"'{folder}' is not a run folder: it holds no config.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"'{folder}/config.yaml' is damaged: {' '.join(str(error).split())[:120]}") from error
-    if not isinstance(config, dict):
-        raise BadInput(f"'{folder}/config.yaml' is damaged: it holds no settings")
-    for node, kind in NODES.items():
-        if not isinstance(config.get(node), kind) or isinstance(config[node], bool):
-            raise BadInput(f"'{folder}/config.yaml' is damaged: its '{node}' is {config.get(node)!r}")
-    names = config["names"]
-    if not all(isinstance(names.get(group), str) for group in ("objective", "model", "datamodule")):
-        raise BadInput(f"'{folder}/config.yaml' is damaged: its 'names' are {names!r}")
-    return config
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,9 @@ from models.export import build_encoder, build_pair, load_encoder, load_pair
 from models.pair import Pair
 from reports.result import Result, read_result
 from training.checkpoint_files import read_checkpoint
-from training.run import git_commit, peak_memory_bytes, read_config, versions
+from training.configuration import read_config
+from training.continuation import Start, open_for
+from training.run import git_commit, peak_memory_bytes, versions
 from transfer.protocol import TransferProtocol, takes_pair
 
 USUAL_MODEL = {"image": "vit_t", "text": "bert_mini", "image_text": "vit_t"}
@@ -46,6 +48,7 @@ class Source:
         text_model: the choice beside `model_settings`, where a pair is to be built.
         config: the pre-training run's configuration.
         cost: what pre-training cost: seconds, FLOPs, samples.
+        continued: what it began with, where that was another run (`training.continuation.Start.record`).
     """
 
     name: str
@@ -59,6 +62,7 @@ class Source:
     text_model: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
+    continued: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def find(cls, settings: dict[str, Any], choices: dict[str, str | None], protocol: TransferProtocol) -> "Source":
@@ -104,12 +108,8 @@ class Source:
     def _from_run(cls, folder: Path) -> "Source":
         config = read_config(folder)
         learned = load_pair(folder) if (folder / "pair.json").is_file() else load_encoder(folder)
-        cost: dict[str, float] = {}
-        if (folder / "result.json").is_file():
-            record = read_result(folder / "result.json")
-            cost = {**record.budget_spent, "seconds": record.seconds}
-            return cls._of_config(str(folder), config, learned, cost, record.data)
-        return cls._of_config(str(folder), config, learned, cost)
+        record = read_result(folder / "result.json") if (folder / "result.json").is_file() else None
+        return cls._of_config(str(folder), config, learned, record)
 
     @classmethod
     def _from_file(cls, path: Path) -> "Source":
@@ -123,25 +123,24 @@ class Source:
             if name in recorded
         }
         learned = build_pair(parts) if "pair" in parts else build_encoder(*parts["encoder"])
-        return cls._of_config(str(path), recorded["config"], learned, {})
+        return cls._of_config(str(path), recorded["config"], learned)
 
     @classmethod
-    def _of_config(
-        cls, name: str, config: dict, learned: Encoder | Pair, cost: dict[str, float], data: str | None = None
-    ) -> "Source":
+    def _of_config(cls, name: str, config: dict, learned: Encoder | Pair, record: Result | None = None) -> "Source":
         learned.train()  # as a fresh one is: probes freeze it, and fine-tuning trains in the mode that it finds
-        names = config["names"]
+        start = Start.of(config)
         pair = learned if isinstance(learned, Pair) else None
         return cls(
             name,
-            names["objective"],
-            names["model"],
+            start.names["objective"],
+            start.label,
             config["seed"],
-            data or names["datamodule"],
+            record.data if record else start.names["datamodule"],
             encoder=learned if pair is None else pair.image_encoder,
             pair=pair,
             config=config,
-            cost=cost,
+            cost={**record.budget_spent, "seconds": record.seconds} if record else {},
+            continued=start.record,
         )
 
     def open_data(self, given: dict[str, Any] | None, protocol: TransferProtocol) -> Data:
@@ -163,14 +162,8 @@ class Source:
             raise BadInput(
                 f"model={self.model} is for {encoded}, the data for {found}; datamodules that fit: {', '.join(fitting)}"
             )
-        late: dict[str, Any] = {}
-        if encoded == "text" and self.encoder is not None:
-            late["tokenizer"] = self.encoder.vocabulary
-        elif self.encoder is not None:
-            settings["image_size"] = self.encoder.image_size
-        if self.pair is not None and found == "image_text":
-            late["tokenizer"] = self.pair.text_encoder.vocabulary
-        data = build({name: value for name, value in settings.items() if name not in late}, **late)
+        learned = self.pair or self.encoder
+        data = build(settings) if learned is None else open_for(learned, settings)
         return data.caption_task or data if (encoded, found) == ("text", "image_text") else data
 
     def model_for(self, protocol: TransferProtocol, opened: DataSpec, judged: DataSpec) -> Encoder | Pair:
@@ -249,6 +242,7 @@ def finish(
             "num_test": data.splits["test"].num,
             "seed": settings["seed"],
             "checkpoint": source.name,
+            **source.continued,
         },
     )
     path = result.write(folder)

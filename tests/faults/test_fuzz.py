@@ -30,8 +30,8 @@ from training.accumulation import check_batch
 from training.arrangement import Arrangement
 from training.budget import Budget
 from training.checkpoint_files import newest_checkpoint, read_checkpoint
+from training.configuration import read_config
 from training.fitting import check_fit, check_needs, face
-from training.run import read_config
 from training.trainer import prepare_speed
 
 MANY = [pytest.param(1000, marks=pytest.mark.long)]

@@ -1,0 +1,141 @@
+"""Continued pre-training, really run: model.init, replay, and what the report makes of it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import error_line, inside
+from made_runs import words_for
+from safetensors.torch import load_file
+
+from conf import build, read_choice
+from reports.result import read_result
+from reports.table import collect
+from training.checkpoint_files import newest_checkpoint
+from training.configuration import read_config
+from training.continuation import Start
+
+OBJECTIVES = ("mae", "byol", "mlm", "clip")  # pictures, with a teacher, text, and two towers
+WEIGHTS = {"mlm": "encoder/model.safetensors", "clip": "image_encoder.safetensors"}
+SPEED = ["trainer.accelerator=cpu", "trainer.precision=fp32"]
+
+
+@pytest.fixture(scope="module", params=OBJECTIVES)
+def first(request, tmp_path_factory, pictures, texts) -> tuple[str, Path, list[str]]:
+    """(objective, where a run of it lies, the words that made it)."""
+    cwd = tmp_path_factory.mktemp("continued")
+    words = [*words_for(request.param, pictures, texts), *SPEED, "monitor.times=0"]
+    done = inside("train.py", *words, "budget.steps=3", "hydra.run.dir=first", cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    return request.param, cwd, words
+
+
+def test_it_begins_where_the_other_ended_and_replays(first):
+    objective, cwd, words = first
+    words = [word for word in words if not word.startswith(("model.", "datamodule.tokenizer."))]
+    words += ["model.init=first", "replay=0.25", "budget.steps=2", "optimizer.base_lr=1e-12", "optimizer.weight_decay=0"]
+    done = inside("train.py", *words, "hydra.run.dir=second", cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    assert "with encoder and heads of first; 25 % of every batch replayed from" in done.stdout
+    before, after = (newest_checkpoint(cwd / name)[1]["state_dict"] for name in ("first", "second"))
+    learned = {name: weight for name, weight in before.items() if weight.is_floating_point()}
+    moved = {name for name, weight in learned.items() if not torch.allclose(after[name], weight, atol=1e-6)}
+    assert {name for name in moved if "running_" not in name} == set()  # batch norms go on counting
+    result = read_result(cwd / "second" / "result.json")
+    model = read_config(cwd / "first")["names"]["model"]
+    assert result.model.startswith(f"{model} from {objective} on ")
+    assert result.model.endswith(", 25 % replayed")
+    assert (result.settings["continued_from"], result.settings["replay"]) == ("first", 0.25)
+
+
+def test_a_kill_does_not_make_it_begin_again(first):
+    _, cwd, words = first
+    words = [word for word in words if not word.startswith(("model.", "datamodule.tokenizer."))]
+    words += ["model.init=first", "replay=0.25", "budget.steps=4", "trainer.checkpoint_every_steps=2"]
+    for folder in ("whole", "part"):
+        assert inside("train.py", *words, f"hydra.run.dir={folder}", cwd=cwd).returncode == 0
+    part = cwd / "part"
+    for name in ("last.ckpt", "previous.ckpt"):  # as after two steps
+        assert (part / "checkpoints" / name).exists()
+    (part / "checkpoints" / "previous.ckpt").replace(part / "checkpoints" / "last.ckpt")
+    (part / "result.json").unlink()
+    done = inside("train.py", "resume=part", *SPEED, "monitor.times=0", cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    for path in (cwd / "whole").rglob("*.safetensors"):
+        ours, expected = load_file(part / path.relative_to(cwd / "whole")), load_file(path)
+        assert all(torch.equal(ours[name], weight) for name, weight in expected.items())
+
+
+def test_another_objective_takes_the_encoder_alone(first):
+    objective, cwd, _ = first
+    config = yaml.safe_load((cwd / "first" / "config.yaml").read_text())
+    other = {"mae": "simclr", "byol": "mae", "mlm": "span", "clip": "mae"}[objective]
+    config["names"]["objective"], config["model"]["init"] = other, str(cwd / "first")
+    start = Start.of(config)
+    data = start.open_data()
+    encoder = start.build_encoder(data.spec)
+    weights = load_file(cwd / "first" / WEIGHTS.get(objective, "encoder.safetensors"))
+    assert all(torch.equal(encoder.net.state_dict()[name], weight) for name, weight in weights.items())
+    assert encoder.pretrained
+    made = build(read_choice("objective", other), encoder=encoder, spec=data.spec)
+    assert start.load_heads(made) == f"with encoder of {cwd / 'first'}"
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory, pictures, texts) -> Path:
+    """Where a run `first` of pictures lies, and one that did not come to its end."""
+    cwd = tmp_path_factory.mktemp("learned")
+    words = [*words_for("mae", pictures, texts), *SPEED, "monitor.times=0", "budget.steps=1"]
+    assert inside("train.py", *words, "hydra.run.dir=first", cwd=cwd).returncode == 0
+    (cwd / "unfinished").mkdir()
+    (cwd / "unfinished" / "config.yaml").write_text((cwd / "first" / "config.yaml").read_text())
+    return cwd
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["replay=0.5"], "replay=0.5 replays the data of the run in model.init=<run folder>, and none is given"),
+        (["model.init=first", "replay=1"], "replay=1 must be a share of every batch, from 0 to below 1"),
+        (["model.init=nowhere"], "'nowhere' is not a run folder: it holds no config.yaml"),
+        (["model.init=first", "model=resnet18"], "model=resnet18 contradicts model.init=first, which says that model is vit_t"),
+        (["model.init=first", "model.depth=7"], "model.depth=7 contradicts model.init=first, which says that model.depth is 1"),
+        (["model.init=first", "objective=mlm", "datamodule=kjv"], "objective=mlm is for text, model=vit_t for image"),
+        (["model.init=first", "objective=supervised", "replay=0.1"], "mixes data whose labels mean other things"),
+        (["model.init=first", "replay=0.01", "datamodule.batch_size=8"], "replay=0.01 of .*batch_size=8 is 0 samples"),
+        (["model.init=unfinished"], "'unfinished' holds no encoder.json; a finished run has it"),
+    ],
+)
+def test_what_cannot_be_gone_on_from_is_said(learned, words, reason):
+    done = inside("train.py", "budget.steps=1", "monitor.times=0", *SPEED, *words, cwd=learned)
+    assert re.search(reason, error_line(done))
+
+
+def test_the_report_says_what_was_gained_and_lost(tmp_path, pictures, texts):
+    cwd = tmp_path
+    words = ["monitor.times=0", "budget.steps=2", *SPEED]
+    pictured = words_for("mae", pictures, texts)
+    for seed in (0, 1):
+        old, new = f"hydra.run.dir=outputs/old_{seed}", f"hydra.run.dir=outputs/new_{seed}"
+        assert inside("train.py", *pictured, *words, f"seed={seed}", old, cwd=cwd).returncode == 0
+        on_new = [f"model.init=outputs/old_{seed}", "replay=0.5", "datamodule.batch_size=8", f"seed={seed}"]
+        assert inside("train.py", *words, "objective=mae", *on_new, new, cwd=cwd).returncode == 0
+        tasks = [
+            ["datamodule=image_folder", f"datamodule.root={pictures}"],
+            ["datamodule=emoji", "datamodule.skin_tones=false"],
+        ]
+        for task in tasks:
+            for run in ("old", "new"):
+                done = inside("finetune.py", f"checkpoint=outputs/{run}_{seed}", *task, *SPEED, cwd=cwd)
+                assert done.returncode == 0, done.stdout
+    results = {(r.model, r.transfer["data"], r.seed): r.metrics["accuracy"] for r in collect(cwd / "outputs")[0]}
+    done = inside("compare.py", "report=outputs", cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    said = " ".join(done.stdout.split())
+    name = "vit_t from mae on image_folder, 50 % replayed"
+    for task, which in (("emoji", "the new data"), ("image_folder", "the old data")):
+        changes = [results[name, task, seed] - results["vit_t", task, seed] for seed in (0, 1)]
+        assert f"{name}, knn on {task}, {which}: {50 * sum(changes):+.1f} points by going on (95 % interval from" in said
+    assert "Continued pre-training" in (cwd / "outputs" / "report.md").read_text()

@@ -1,0 +1,34 @@
+"""The configuration that a run left in its folder, checked before anything is built from it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from errors import BadInput
+
+NODES = {"names": dict, "seed": int, "model": dict, "datamodule": dict, "objective": dict, "optimizer": dict, "budget": dict}
+NODES |= {"trial_flops": int | float, "trainer": dict, "monitor": dict}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration that a run was started with.
+
+    Raises:
+        BadInput: the folder is not a run, or its config.yaml is damaged.
+    """
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"'{folder}' is not a run folder: it holds no config.yaml") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"'{folder}/config.yaml' is damaged: {' '.join(str(error).split())[:120]}") from error
+    if not isinstance(config, dict):
+        raise BadInput(f"'{folder}/config.yaml' is damaged: it holds no settings")
+    for node, kind in NODES.items():
+        if not isinstance(config.get(node), kind) or isinstance(config[node], bool):
+            raise BadInput(f"'{folder}/config.yaml' is damaged: its '{node}' is {config.get(node)!r}")
+    names = config["names"]
+    if not all(isinstance(names.get(group), str) for group in ("objective", "model", "datamodule")):
+        raise BadInput(f"'{folder}/config.yaml' is damaged: its 'names' are {names!r}")
+    return config
