@@ -39,8 +39,9 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
             if error.everywhere and not _is_first_rank():
                 sys.exit(error.exit_code)
             _exit(_with_notes(error), error.exit_code)
-        except KeyboardInterrupt:
-            _exit("interrupted before the run had anything to save", 130)
+        except KeyboardInterrupt as error:
+            notes = getattr(error, "__notes__", ["a run that has a checkpoint goes on by resume=<its folder>"])
+            _exit("; ".join(("interrupted", *notes)), 130)
         except BrokenPipeError as error:  # of `train.py | head`; what is still in the buffer must not fail again at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _exit("; ".join(("the program that read the output has ended", *getattr(error, "__notes__", ()))), 1)

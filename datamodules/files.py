@@ -4,14 +4,23 @@ Members of a .zip are read in memory under the names that the archive has for th
 unpacked.
 """
 
+import lzma
 import os
+import struct
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from typing import IO
 
 import PIL.Image
 from PIL.Image import Image
+
+DAMAGE = (
+    OSError, EOFError, UnicodeDecodeError, NotImplementedError, RuntimeError, OverflowError, struct.error,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+"""What a damaged, foreign or encrypted archive raises: zipfile and the decompressors have no error in common."""
 
 
 def open_picture(file: str | IO[bytes], formats: tuple[str, ...] | None = None) -> Image:
@@ -60,7 +69,7 @@ class ZipMembers:
             self.opened = {process: zipfile.ZipFile(self.root)}
         try:
             return open_picture(self.opened[process].open(self.names[index]))
-        except (zipfile.BadZipFile, zipfile.zlib.error) as error:
+        except DAMAGE as error:
             raise OSError(f"{self.names[index]}: {error}") from error
 
     def __getstate__(self) -> dict:

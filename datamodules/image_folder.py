@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datamodules.files import open_members
+from datamodules.files import DAMAGE, open_members
 from datamodules.images import ImageData
 from datamodules.samples import Pictures, usual_size
 from errors import BadInput
@@ -80,7 +80,7 @@ def _members(root: str) -> list[str]:
     try:
         with zipfile.ZipFile(root) as archive:
             return [name for name in archive.namelist() if not name.endswith("/")]
-    except (zipfile.BadZipFile, OSError) as error:
+    except DAMAGE as error:
         raise BadInput(f"datamodule.root='{root}' is neither a folder nor a readable .zip: {error}") from error
 
 

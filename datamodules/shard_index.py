@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from datamodules.cache import alone, cache_folder
+from datamodules.files import DAMAGE
 from datamodules.shard_files import ShardFile
 from datamodules.shard_sample import Fields, Member, Sample
 from errors import BadInput
@@ -175,7 +175,7 @@ def _load(path: Path) -> Index | None:
             facts = json.loads(str(arrays["facts"]))
             facts["label_names"] = tuple(facts["label_names"])
             return Index(**{name: arrays[name] for name in ("image", "text", "text_field", "label")}, **facts)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (*DAMAGE, ValueError, LookupError, TypeError):
         return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from datamodules.classes import class_order
+from datamodules.files import DAMAGE
 from datamodules.tables import SUFFIXES, Row, check_columns, read_table
 from datamodules.text_task import Texts, TextTask
 from errors import BadInput, nearest
@@ -120,6 +121,8 @@ def _files(root: str, task: str | None) -> dict[str, tuple[str, bytes]]:
             return {split: (f"{root}/{name}", archive.read(name)) for split, name in chosen.items()}
     except zipfile.BadZipFile as error:
         raise BadInput(f"datamodule.root='{root}' is neither a folder, a .zip nor one of {', '.join(SUFFIXES)}") from error
+    except DAMAGE as error:
+        raise BadInput(f"datamodule.root='{root}' cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _chosen(names: list[str], root: str, task: str | None) -> dict[str, str]:

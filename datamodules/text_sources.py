@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from datamodules.corpus import INVALID, PIECE, Document
+from datamodules.files import DAMAGE
 from errors import BadInput
 
 KINDS = (".txt", ".jsonl", ".parquet")
@@ -58,7 +59,7 @@ def sources_of(path: Path) -> list[Source]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if _known(name))
-    except (zipfile.BadZipFile, OSError) as error:
+    except DAMAGE as error:
         raise BadInput(f"'{path}' is not a readable .zip: {error}") from error
     if not names:
         raise BadInput(f"'{path}' holds no {', '.join(KINDS)} files")
@@ -107,7 +108,7 @@ def _readable(source: Source) -> Iterator[None]:
     """What a broken file raises, in one line that names it; pieces are read after their document was handed out."""
     try:
         yield
-    except (EOFError, zipfile.BadZipFile, zipfile.zlib.error, OSError) as error:
+    except DAMAGE as error:
         raise BadInput(f"'{source.name}' cannot be read: {' '.join(str(error).split())}") from error
 
 

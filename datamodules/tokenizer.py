@@ -40,7 +40,7 @@ def tokenizer_for(
     unknown = sorted(set(settings) - set(DEFAULTS))
     if unknown:
         raise BadInput(f"there is no setting 'datamodule.tokenizer.{unknown[0]}'; {nearest(unknown[0], DEFAULTS)}")
-    settings = DEFAULTS | settings
+    settings = DEFAULTS | dict(settings)
     if settings["path"]:
         return load_tokenizer(str(settings["path"]))
     kind, vocab_size, lowercase = settings["kind"], settings["vocab_size"], bool(settings["lowercase"])

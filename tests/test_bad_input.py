@@ -1,11 +1,14 @@
 """What a user can get wrong: one line that names the thing, the reason and the choices; never a traceback, never silence."""
 
 import re
+import shlex
+import subprocess
+import sys
 
 import PIL.Image
 import pytest
 import torch
-from conftest import command, error_line
+from conftest import ROOT, command, error_line
 
 TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
 
@@ -98,3 +101,12 @@ def test_checkpoints_that_do_not_fit_or_are_unsafe(here, tmp_path):
     for name, expected in (("object.ckpt", "could run code"), ("cut.ckpt", "cannot be read|refused")):
         line = error_line(here(FINETUNE, f"checkpoint={name}"))
         assert re.search(expected, line), line
+
+
+def test_output_that_nobody_reads_any_more(tmp_path, pictures):
+    words = ["objective=mae", "model.depth=1", "datamodule=image_folder", f"datamodule.root={pictures}", "budget.steps=3"]
+    line = shlex.join([sys.executable, str(ROOT / TRAIN), *words, "datamodule.batch_size=8", "monitor.times=0"])
+    done = subprocess.run(f"{line} | head -1", shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: the program that read the output has ended")
+    assert "Traceback" not in done.stderr

@@ -73,24 +73,27 @@ def fit(trainer: L.Trainer, module: L.LightningModule, loader: DataLoader, resum
 
     Raises:
         BadInput: something in the checkpoint is not what training goes on from.
+        KeyboardInterrupt: before the first step; later `Checkpoints` answers the signal.
     """
     begun = _Begun()
     trainer.callbacks.append(begun)
     try:
         trainer.fit(module, loader, ckpt_path=resume_point, weights_only=True)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if resume_point is None or begun.begun:
+        if resume_point is None or begun.begun or isinstance(error, torch.OutOfMemoryError) or "Allocator" in str(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise BadInput(f"checkpoint '{resume_point}' cannot be gone on from: {reason}") from error
+    except SystemExit as ending:  # that is what Lightning makes of Ctrl-C, without a word
+        raise ending.__context__ or ending from None
 
 
 class _Begun(L.Callback):
-    """Knows whether all of a checkpoint has been taken over."""
+    """Knows whether all of a checkpoint has been taken over: the optimiser looks at its part in the first step only."""
 
     begun = False
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         self.begun = True
 
 

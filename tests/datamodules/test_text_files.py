@@ -155,6 +155,12 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with zipfile.ZipFile(tmp_path / "none.zip", "w") as archive:
         archive.writestr("picture.png", b"")
+    with zipfile.ZipFile(tmp_path / "locked.zip", "w") as archive:
+        archive.writestr("a.txt", "the whale " * 100)
+        archive.filelist[0].flag_bits |= 1  # as of one that has a password
+    with zipfile.ZipFile(tmp_path / "patched.zip", "w") as archive:
+        archive.writestr("a.txt", "the whale " * 100)
+        archive.filelist[0].flag_bits |= 32  # which zipfile has no code for
     for files, changes, message in (
         (tmp_path / "*.md", {}, r"files='.*\*.md' matches no file"),
         ([], {}, "needs datamodule.files"),
@@ -162,6 +168,8 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path):
         (tmp_path / "text.doc", {}, r"text.doc' is none of the known kinds: \.txt, \.jsonl, \.parquet"),
         (tmp_path / "bad.zip", {}, "is not a readable .zip"),
         (tmp_path / "none.zip", {}, "holds no .txt, .jsonl, .parquet files"),
+        (tmp_path / "locked.zip", {}, "locked.zip/a.txt' cannot be read: File 'a.txt' is encrypted, password required"),
+        (tmp_path / "patched.zip", {}, "patched.zip/a.txt' cannot be read: compressed patched data"),
         (tmp_path / "bad.txt.gz", {}, "bad.txt.gz' cannot be read"),
         (tmp_path / "cut.txt.gz", {}, "cut.txt.gz' cannot be read"),
         (tmp_path / "bad.parquet", {}, "is not a readable parquet file"),

@@ -139,3 +139,23 @@ def test_two_processes_never_write_one_run(whole, pictures, texts, tmp_path):
     assert "is going on in another process" in text
     os.kill(fork.pid, signal.SIGTERM)
     assert fork.wait(30) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("moment", ["before its first step", "while the encoder is exported"])
+def test_ctrl_c_at_moments_when_no_step_can_answer_it(whole, pictures, texts, tmp_path, moment):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def prepare() -> None:
+        if moment == "before its first step":
+            _module("training.checkpoints").Checkpoints.setup = interrupt
+        else:
+            _module("training.run").save_encoder = interrupt
+
+    code, text = run(tmp_path, *words("mlm", pictures, texts), prepare=prepare)
+    assert code == 128 + signal.SIGINT, text
+    assert re.search(r"^error: interrupted; ", text.strip().splitlines()[-1]), text
+    assert "Traceback" not in text
+    code, text = run(tmp_path, *words("mlm", pictures, texts))
+    assert code == 0, text
+    assert differences(tmp_path / "run", whole("mlm")) == []
