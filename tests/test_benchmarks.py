@@ -181,3 +181,23 @@ def test_a_mistyped_case_is_named_with_its_neighbours(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run.main()
     assert "did you mean mlm" in capsys.readouterr().err
+
+
+def test_neighbours_of_words_are_those_of_a_brute_force_search():
+    from conftest import PIECES, text_spec
+
+    from benchmarks.word_neighbours import neighbours
+    from models.word_vectors import WordVectors
+
+    torch.manual_seed(0)
+    encoder = WordVectors(text_spec(), width=16)
+    names = encoder.vocabulary.tokenizer.convert_ids_to_tokens(list(range(len(encoder.vocabulary.tokenizer))))
+    whole = [i for i in PIECES if names[i].isalpha()]
+    vectors = encoder.net.weight.detach().double().numpy()
+    word = whole[3]
+    cosines = {i: 1 - scipy.spatial.distance.cosine(vectors[word], vectors[i]) for i in whole if i != word}
+    expected = sorted(cosines, key=cosines.get, reverse=True)[:5]
+    ((found, near),) = neighbours(encoder, [names[word]], 5)
+    assert found == names[word]
+    assert [name for name, _ in near] == [names[i] for i in expected]
+    assert [cosine for _, cosine in near] == pytest.approx([cosines[i] for i in expected], abs=1e-5)
