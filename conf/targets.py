@@ -52,6 +52,8 @@ def check_node(node: Any, late: dict[str, Any] | None = None) -> None:
     Args:
         late: arguments that are given besides.
     """
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise BadInput(f"settings without a _target_ say nothing that could be built: {' '.join(str(node).split())[:120]}")
     for inner in _nodes(node):
         target = class_at(inner["_target_"])
         given = set(late or {}) if inner is node else set()

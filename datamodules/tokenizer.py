@@ -23,6 +23,9 @@ OTHER_NAMES = {  # of special tokens in a bare tokenizer.json
     "mask_token": ("<mask>",),
 }
 DEFAULTS = {"kind": "wordpiece", "vocab_size": 8192, "lowercase": True, "path": None}
+LARGEST = 1_000_000  # ids; the trainer's memory grows with what is asked for, and it ends the process when there is none
+WORDS = {"kind": (str, "a text"), "vocab_size": (int, "a whole number"), "lowercase": (bool, "true or false")}
+WORDS |= {"path": (str | None, "a folder, a file or a hub id")}
 FORMAT = 1  # another number trains anew what is in the cache
 
 
@@ -41,13 +44,18 @@ def tokenizer_for(
     if unknown:
         raise BadInput(f"there is no setting 'datamodule.tokenizer.{unknown[0]}'; {nearest(unknown[0], DEFAULTS)}")
     settings = DEFAULTS | dict(settings)
+    for name, (kind, spoken) in WORDS.items():
+        if not isinstance(settings[name], kind) or (kind is int and isinstance(settings[name], bool)):
+            raise BadInput(f"datamodule.tokenizer.{name} must be {spoken}, not {settings[name]!r}")
     if settings["path"]:
-        return load_tokenizer(str(settings["path"]))
-    kind, vocab_size, lowercase = settings["kind"], settings["vocab_size"], bool(settings["lowercase"])
+        return load_tokenizer(settings["path"])
+    kind, vocab_size, lowercase = settings["kind"], settings["vocab_size"], settings["lowercase"]
     if kind not in SMALLEST:
         raise BadInput(f"datamodule.tokenizer.kind='{kind}' is not known; {nearest(kind, SMALLEST)}")
     if vocab_size < SMALLEST[kind]:
         raise BadInput(f"datamodule.tokenizer.vocab_size={vocab_size} is too small: {kind} needs at least {SMALLEST[kind]}")
+    if vocab_size > LARGEST:
+        raise BadInput(f"datamodule.tokenizer.vocab_size={vocab_size} is too large: at most {LARGEST:,}")
     key = hashlib.sha256(json.dumps([FORMAT, identity, kind, vocab_size, lowercase]).encode()).hexdigest()[:24]
     path = cache_folder(cache, "tokenizers") / f"{key}.json"
     with alone(path):

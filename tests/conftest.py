@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import PIL.Image
 import pytest
@@ -25,6 +26,8 @@ from models.text_encoder import TextEncoder
 from models.timm_encoder import TimmEncoder
 
 ROOT = Path(__file__).parent.parent
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is on the hub, and without a network each question takes half a minute
+huggingface_hub.constants.HF_HUB_OFFLINE = True  # read already
 
 
 @pytest.fixture(scope="session")

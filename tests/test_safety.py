@@ -122,6 +122,12 @@ def test_what_fits_a_type(value, hint, expected):
     assert fits(value, hint) == expected
 
 
+@pytest.mark.parametrize("node", [{}, {"depth": 3}, [], None, "mae"])
+def test_settings_without_a_target_are_refused(node):
+    with pytest.raises(BadInput, match="without a _target_"):
+        build(node) if isinstance(node, dict) else check_node(node)
+
+
 def test_a_foreign_target_is_refused_on_the_command_line(here, pictures):
     line = error_line(here("train.py", "objective=mae", "+objective.decoder_width._target_=os.getcwd"))
     assert "_target_" in line

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -85,7 +86,11 @@ def watch(cases: int, one: Callable[[int], str], folder: Path) -> Counter:
     pid = os.fork()
     if pid == 0:
         _work(cases, one, record, folder)
-    _, status = os.waitpid(pid, 0)
+    while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+        time.sleep(0.05)
+        if record.exists() and time.time() - record.stat().st_mtime > 3 * SECONDS:  # it does not even answer its alarm
+            os.kill(pid, signal.SIGKILL)
+    status = done[1]
     found = json.loads(record.read_text())
     assert os.waitstatus_to_exitcode(status) == 0, f"case {found['case']} ended the process with {status}"
     assert "error" not in found, f"case {found['case']}: {found['error']}"
@@ -99,6 +104,7 @@ def _listing(folder: Path) -> set[Path]:
 
 def _work(cases: int, one: Callable[[int], str], record: Path, folder: Path) -> None:
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a tokenizer's threads do not survive a fork: it would wait forever
     os.chdir(folder)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, resource.RLIM_INFINITY))

@@ -6,7 +6,6 @@
 import gzip
 import io
 import json
-import os
 import random
 import shutil
 import zipfile
@@ -250,6 +249,3 @@ def opened(config: dict) -> str:
     budget.course(data.batch_size, data.spec, 1e6)
     Arrangement.of(config["trainer"], resolved)
     return "built"
-
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
