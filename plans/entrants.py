@@ -90,8 +90,9 @@ def bases(entrants: Sequence[Entrant]) -> list[Base]:
     for like in entrants:
         groups = {"model": like.model, "datamodule": like.datamodule}
         usual, _ = composed("train", tuple(f"{group}={name}" for group, name in groups.items()), complete=False)
-        model, data = (
-            (f"{group}={name}", *differences(like.settings[group], usual[group], group)) for group, name in groups.items()
+        settings = {group: {key: value for key, value in like.settings[group].items() if key != "init"} for group in groups}
+        model, data = (  # baselines begin with nothing
+            (f"{group}={name}", *differences(settings[group], usual[group], group)) for group, name in groups.items()
         )
         matters = {name: value for name, value in like.settings["datamodule"].items() if name not in NO_MATTER}
         found.setdefault(key_of([model, like.datamodule, matters]), Base(like, model, data))

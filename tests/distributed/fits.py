@@ -18,6 +18,7 @@ from conf import CONF, build
 from objectives.draw import Draw
 from training.arrangement import Arrangement, freeze_unused
 from training.checkpoints import Checkpoints
+from training.continuation import Start
 from training.course import Steps
 from training.fitting import face
 from training.monitors import Monitors
@@ -88,8 +89,9 @@ def fit(
     distributed = dist.is_initialized()
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), dist.get_world_size()) if distributed else Ranks()
     torch.manual_seed(settings["seed"])
-    data = face(settings["names"], build(settings["datamodule"]))
-    encoder = build(settings["model"], spec=data.spec)
+    start = Start.of(settings)
+    data = face(start.names, start.open_data())
+    encoder = start.build_encoder(data.spec)
     objective = build(settings["objective"], encoder=encoder, spec=data.spec)
     optimization = build(settings["optimizer"])
     speed = settings["trainer"]

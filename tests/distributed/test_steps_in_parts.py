@@ -9,6 +9,7 @@ from conf import build
 from errors import BadInput
 from objectives.draw import Draw
 from training.accumulation import check_accumulation, check_batch
+from training.continuation import Start
 from training.fitting import face
 
 RECIPE = ["optimizer.base_lr=0.02", "optimizer.clip_norm=1.0", "optimizer.warmup=0.3"]
@@ -25,7 +26,8 @@ def test_parts_of_a_step_add_up_to_it(objective, pictures, texts, tmp_path):
     words = [*words_for(objective, pictures, texts), *RECIPE]
     whole = fit(settings_of(words), tmp_path / "whole", 4)
     parts = fit(settings_of([*words, "trainer.accumulate=4"]), tmp_path / "parts", 4)
-    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    # of a loss that has nearly vanished, only the digits are left that rounding has spoilt
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4, abs=1e-5 * max(whole.losses))
     for name, weight in whole.weights.items():
         if weight.ndim > 1:
             assert (weight - parts.weights[name]).abs().max() <= 1e-3 * weight.abs().max(), name
@@ -41,8 +43,9 @@ def test_parts_on_two_ranks(two_ranks, name, pictures, texts, tmp_path):
 
 def built(words: list[str]):
     settings = settings_of(words)
-    data = face(settings["names"], build(settings["datamodule"]))
-    encoder = build(settings["model"], spec=data.spec)
+    start = Start.of(settings)
+    data = face(start.names, start.open_data())
+    encoder = start.build_encoder(data.spec)
     objective = build(settings["objective"], encoder=encoder, spec=data.spec)
     return objective, next(iter(data.train_loader(objective.views(), 0, 1)))
 

@@ -30,6 +30,7 @@ from training.arrangement import Arrangement
 from training.budget import Budget
 from training.checkpoint_files import newest_checkpoint, read_checkpoint
 from training.configuration import read_config
+from training.continuation import Start
 from training.fitting import check_fit, check_needs, face
 from training.trainer import prepare_speed
 
@@ -238,8 +239,9 @@ def opened(config: dict) -> str:
     """What train.py does before its first step."""
     check_fit(config["names"])
     torch.manual_seed(config["seed"])
-    data = face(config["names"], build(config["datamodule"]))
-    encoder = build(config["model"], spec=data.spec)
+    start = Start.of(config)
+    data = face(start.names, start.open_data())
+    encoder = start.build_encoder(data.spec)
     check_needs(config["names"], encoder, data.spec)
     objective = build(config["objective"], encoder=encoder, spec=data.spec)
     build(config["optimizer"]).optimizer(objective, data.batch_size)
