@@ -58,6 +58,7 @@ class ImageText(Objective):
         text_pool, embedding_width: as in `PairHead.between`.
         crop_scale: area range of the random resized crop.
         flip: probability of a horizontal flip.
+        quarter_turns: whether pictures are turned by 0, 90, 180 or 270 degrees; seen from above there is no up.
         patch_dropout: share of the patches that the image tower does not see while training (Li et al. 2023, "FLIP").
         lock_image, lock_text: the tower keeps its weights and is in eval mode (Zhai et al. 2022, "LiT").
         grad_cache: {"chunks": in how many parts a batch goes through the towers}.
@@ -81,6 +82,7 @@ class ImageText(Objective):
         embedding_width: int | None = None,
         crop_scale: tuple[float, float] = (0.9, 1.0),
         flip: float = 0.0,
+        quarter_turns: bool = False,
         patch_dropout: float = 0.0,
         lock_image: bool = False,
         lock_text: bool = False,
@@ -92,7 +94,7 @@ class ImageText(Objective):
         self.head = PairHead.between(
             encoder, self.text_encoder, embedding_width, text_pool, loss.initial_scale, loss.initial_bias
         )
-        self.loss, self.crops = loss, Crops(spec.image_size, scale=tuple(crop_scale), flip=flip)
+        self.loss, self.crops = loss, Crops(spec.image_size, 1, tuple(crop_scale), flip=flip, quarter_turns=quarter_turns)
         self.locked = [name for name, locked in (("encoder", lock_image), ("text_encoder", lock_text)) if locked]
         for name in self.locked:
             getattr(self, name).requires_grad_(False)

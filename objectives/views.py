@@ -21,7 +21,7 @@ ATTEMPTS = 10  # as torchvision: then fall back to the largest centred crop that
 
 @dataclass(frozen=True)
 class Crops:
-    """Random resized crops (Szegedy et al. 2014), each flipped with probability `flip`.
+    """Random resized crops (Szegedy et al. 2014), each flipped with probability `flip`, and turned.
 
     Args:
         size: side of the result, in pixels.
@@ -29,6 +29,7 @@ class Crops:
         scale: range of the crop's share of the picture's area, uniform.
         ratio: range of its width / height, log-uniform.
         flip: probability of a horizontal flip.
+        quarter_turns: whether each is turned by 0, 90, 180 or 270 degrees, one as likely as the other.
         name: separates the choices of several sets of crops of one picture.
 
     Raises:
@@ -40,6 +41,7 @@ class Crops:
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    quarter_turns: bool = False
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -54,18 +56,19 @@ class Crops:
         draw = Draw(seed, epoch, index)  # once a batch: drawing for each picture alone would cost more than decoding it
         noise = draw.uniform(f"{self.name}crop", self.num, 4 * ATTEMPTS).tolist()
         flips = (draw.uniform(f"{self.name}flip", self.num) < self.flip).tolist()
+        turns = draw.integers(f"{self.name}turn", 4, self.num).tolist() if self.quarter_turns else [[0] * self.num] * len(noise)
         return torch.stack(
             [
-                torch.stack([self._crop(picture, *choice) for choice in zip(n, f, strict=True)])
-                for picture, n, f in zip(pictures, noise, flips, strict=True)
+                torch.stack([self._crop(picture, *choice) for choice in zip(n, f, t, strict=True)])
+                for picture, n, f, t in zip(pictures, noise, flips, turns, strict=True)
             ]
         )
 
-    def _crop(self, picture: Image, noise: list[float], flipped: bool) -> Tensor:
+    def _crop(self, picture: Image, noise: list[float], flipped: bool, turns: int) -> Tensor:
         box = crop_box(picture.width, picture.height, noise, self.scale, self.ratio)
         view = picture.resize((self.size, self.size), Resampling.BICUBIC, box=box)
-        array = np.array(view.transpose(Transpose.FLIP_LEFT_RIGHT) if flipped else view)
-        return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+        array = np.rot90(view.transpose(Transpose.FLIP_LEFT_RIGHT) if flipped else view, turns)
+        return torch.from_numpy((array[None] if array.ndim == 2 else array.transpose(2, 0, 1)).copy())
 
 
 def view_side(name: str, side: int | None, encoder: Encoder, spec: DataSpec) -> int:

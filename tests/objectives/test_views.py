@@ -73,3 +73,16 @@ def test_half_of_the_views_are_flipped():
 def test_grey_pictures_stay_grey():
     picture = PIL.Image.fromarray(np.zeros((32, 32), np.uint8))
     assert view(Crops(16), picture, 0, 0, 0).shape == (1, 1, 16, 16)
+
+
+def test_quarter_turns_are_equally_likely_and_move_what_stands_in_a_corner():
+    picture = PIL.Image.new("RGB", (8, 8))
+    picture.putpixel((0, 0), (255, 255, 255))
+    whole = Crops(8, scale=(1, 1), ratio=(1, 1), flip=0.0, quarter_turns=True)
+    corners = {(0, 0): 0, (0, 7): 0, (7, 0): 0, (7, 7): 0}
+    for i in range(1000):
+        (place,) = view(whole, picture, 0, 0, i)[0, 0].nonzero().tolist()
+        corners[tuple(place)] += 1
+    assert stats.chisquare(list(corners.values())).pvalue > 1e-3
+    plain = Crops(8, scale=(1, 1), ratio=(1, 1), flip=0.0)
+    assert all(view(plain, picture, 0, 0, i)[0, 0, 0, 0] == 255 for i in range(20))
