@@ -4,6 +4,7 @@ import random
 from functools import partial
 from pathlib import Path
 
+import torch
 import yaml
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -70,6 +71,7 @@ def given_runs(objective: str, folder: Path) -> list[str]:
 def write_teacher(folder: Path) -> Path:
     """A supervised run on 32 px, as far as it is learned from."""
     if not folder.exists():
+        torch.manual_seed(0)
         spec = DataSpec("pictures", "image", 10, 32, 3, ("red", "green", "blue"))
         encoder = TimmEncoder(spec, "vit_tiny_patch16_224", depth=1)
         folder.mkdir()
@@ -81,6 +83,7 @@ def write_teacher(folder: Path) -> Path:
 def write_tokenizer(folder: Path, num_codes: int = 12) -> Path:
     """A run that learned a codebook, on 32 px, as far as pictures are tokenised by it."""
     if not folder.exists():
+        torch.manual_seed(0)
         spec = DataSpec("pictures", "image", 10, 32, 3)
         encoder = TimmEncoder(spec, "vit_tiny_patch16_224", depth=1)
         bottleneck = partial(Codebook, num_codes=num_codes, width=4)
@@ -94,6 +97,7 @@ def write_tokenizer(folder: Path, num_codes: int = 12) -> Path:
 def write_language_model(folder: Path) -> Path:
     """A causal language model with a vocabulary of words."""
     if not folder.exists():
+        torch.manual_seed(0)
         tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate((*SPECIAL.values(), *WORDS))}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = BertPreTokenizer()
         vocabulary = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL))
