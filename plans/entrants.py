@@ -70,10 +70,14 @@ def trained(plan: Plan) -> list[Entrant]:
 def entrant(plan: Plan, objective: str, model: Sequence[str], data: Sequence[str], task: str | None = None) -> Entrant:
     """One objective with the words for its model and data, if there are any."""
     experiment = [f"experiment={plan.experiment}"] if plan.experiment else []
-    own = plan.words(EVERY_RUN, data[0].partition("=")[2] if data else None, objective)
-    budget = plan.budget_words(any(word.startswith("experiment=") for word in (*experiment, *own)))
-    words = last_of_each([f"objective={objective}"], experiment, model, data, budget, own)
+
+    def words_for(model_name: str | None) -> tuple[str, ...]:
+        own = plan.words(EVERY_RUN, data[0].partition("=")[2] if data else None, model_name, objective)
+        budget = plan.budget_words(any(word.startswith("experiment=") for word in (*experiment, *own)))
+        return last_of_each([f"objective={objective}"], experiment, model, data, budget, own)
+
     try:
+        words = words_for(composed("train", words_for(None))[1]["model"])
         settings, choices = composed("train", words)
     except BadInput as error:
         raise BadInput(f"objective={objective}: {error}") from error

@@ -9,6 +9,7 @@ import yaml
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import BertPreTokenizer
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from conf import CONF, choices_of, class_of, modality, read_choice
@@ -76,7 +77,9 @@ def write_teacher(folder: Path) -> Path:
         encoder = TimmEncoder(spec, "vit_tiny_patch16_224", depth=1)
         folder.mkdir()
         save_encoder(encoder, folder)
-        save_encoder(Classifier(encoder.width, spec.class_names), folder, "classifier")
+        classifier = Classifier(encoder.width, spec.class_names)
+        nn.init.normal_(classifier.weight)  # logits that differ: what a student is wrong about must not be rounding errors
+        save_encoder(classifier, folder, "classifier")
     return folder
 
 

@@ -110,10 +110,10 @@ def test_what_fails_is_listed_and_the_rest_is_compared(here, tmp_path, plan, sta
 @pytest.mark.long
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_anywhere_it_reports_the_same_as_uninterrupted(tmp_path, plan, ending):
-    words = [*plan, "budget.steps=12", "settings.mae={trainer.checkpoint_every_steps:2}"]
+    words = [*plan, "budget.steps=40", "settings.mae={trainer.checkpoint_every_steps:2}"]
     whole = command("compare.py", *words, "folder=whole", cwd=tmp_path, timeout=600)
     assert whole.returncode == 0, whole.stdout
-    for place in ("finetune.py", "objective=mae", "step 5 of 12", "resumed at step"):
+    for place in ("finetune.py", "objective=mae", "step 8 of 40", "resumed at step"):
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "compare.py"), *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -128,7 +128,7 @@ def test_interrupted_anywhere_it_reports_the_same_as_uninterrupted(tmp_path, pla
     assert scores(tmp_path / "plan") == scores(tmp_path / "whole")
     log = next((tmp_path / "plan").glob("mae*/log.txt")).read_text()
     assert "resumed at step" in log
-    assert log.count("step 12 of 12") == 1
+    assert log.count("step 40 of 40") == 1
 
 
 def scores(folder: Path) -> dict[tuple, dict]:

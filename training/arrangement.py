@@ -68,6 +68,8 @@ class Arrangement:
             if self.activation_checkpointing:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if mesh is not None:
+            for weight in objective.parameters():
+                weight.data = weight.data.contiguous()  # channels-last kernels of a ResNet cannot be sharded
             dtype = HALF.get(self.precision) if self.device == "cuda" else None  # a CPU's norms take weights in float32 alone
             policy = MixedPrecisionPolicy(dtype, dtype and torch.float32, cast_forward_inputs=False)
             for part in (*blocks, objective):
