@@ -76,6 +76,30 @@ def test_settings_reach_the_runs_they_are_for(tmp_path):
     assert "transfer.k=5" not in words(jobs, "linear of supervised resnet18 emoji seed 0")
 
 
+def test_settings_of_a_model_hold_for_its_objectives_and_its_baseline_and_give_way_to_an_objectives_own(tmp_path):
+    settings = {
+        "resnet18": ["budget.flops=null", "budget.steps=7"], "simclr": ["model=resnet18"],
+        "byol": ["model=resnet18", "budget.steps=null", "budget.samples=640"],
+    }  # fmt: skip
+    plan = plan_of(tmp_path, objectives=["mae", "simclr", "byol"], budget=USUAL["budget"] | {"flops": 1e12}, settings=settings)
+    jobs = jobs_of(plan, Shelf(tmp_path))
+    asked = {
+        label: {word for word in words(jobs, f"{label} emoji seed 0") if word.startswith("budget.")}
+        for label in ("mae vit_t", "supervised vit_t", "simclr resnet18", "supervised resnet18", "byol resnet18")
+    }
+    assert asked["mae vit_t"] == asked["supervised vit_t"] == {"budget.flops=1000000000000.0"}
+    assert asked["simclr resnet18"] == asked["supervised resnet18"] == {"budget.flops=null", "budget.steps=7"}
+    assert asked["byol resnet18"] == {"budget.flops=null", "budget.steps=null", "budget.samples=640"}
+
+
+def test_what_a_run_began_with_is_not_asked_of_its_baselines(tmp_path):
+    plan = plan_of(tmp_path, objectives=["mae"], settings={"mae": ["model.init=somewhere", "replay=0.1"]})
+    jobs = jobs_of(plan, Shelf(tmp_path))
+    assert "model.init=somewhere" in words(jobs, "mae vit_t emoji seed 0")
+    for label in ("knn of random vit_t emoji seed 0", "supervised vit_t emoji seed 0"):
+        assert not any("init" in word for word in words(jobs, label))
+
+
 def test_each_objective_meets_each_model_and_data_set(tmp_path):
     plan = plan_of(tmp_path, objectives=["simclr"], model=["vit_t", "resnet18"], datamodule=["emoji", "cifar10"])
     pairs = [("vit_t", "emoji"), ("resnet18", "emoji"), ("vit_t", "cifar10"), ("resnet18", "cifar10")]
