@@ -65,12 +65,19 @@ def build(node: dict[str, Any], **late: Any) -> Any:
     try:
         return instantiate(plain, _partial_=True)(**named, **late)
     except InstantiationException as error:  # Hydra's words around those of a node within the node
-        raise (error.__cause__ if isinstance(error.__cause__, BadInput) else error) from None
+        cause = error.__cause__ or error
+        if isinstance(cause, BadInput) or _raised_here(cause):
+            raise cause from None
+        raise _refused(node, cause) from error
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if _raised_here(error):
             raise  # a defect of ours
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BadInput(f"{node['_target_'].rpartition('.')[2]} cannot be built with these settings: {reason}") from error
+        raise _refused(node, error) from error
+
+
+def _refused(node: dict[str, Any], error: BaseException) -> BadInput:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return BadInput(f"{node['_target_'].rpartition('.')[2]} cannot be built with these settings: {reason}")
 
 
 def _raised_here(error: Exception) -> bool:

@@ -39,6 +39,7 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (TRAIN, ["objective=dino", "objective.local_size=96"], "local_size=96 is larger than the pictures of 64 px"),
         (TRAIN, ["objective=byol", "objective.view_size=30"], "view_size=30 is no size .* can read; .*24, 32"),
         (TRAIN, ["objective=mae", "objective.crop_scale=[0.2,2]"], "never larger than the picture"),
+        (TRAIN, ["optimizer.algorithm._partial_=false"], "cannot be built with these settings: .*'params'"),
         (TRAIN, ["resume=nowhere"], "'nowhere' holds no run to resume"),
         (FINETUNE, [], "no finished run in 'outputs' yet"),
         (FINETUNE, ["checkpoint=nowhere"], "neither a run folder"),

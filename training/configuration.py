@@ -19,10 +19,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(f"'{folder}' is not a run folder: it holds no config.yaml") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"'{folder}/config.yaml' is damaged: {' '.join(str(error).split())[:120]}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise BadInput(f"{str(folder)!r} is not a run folder: it holds no config.yaml") from error
     if not isinstance(config, dict):
         raise BadInput(f"'{folder}/config.yaml' is damaged: it holds no settings")
     for node, kind in NODES.items():

@@ -52,7 +52,7 @@ class Start:
         """
         model = {key: value for key, value in config["model"].items() if key != "init"}
         init, share = config["model"].get("init"), config.get("replay", 0.0)
-        if not 0 <= share < 1:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
             raise BadInput(f"replay={share} must be a share of every batch, from 0 to below 1")
         if share and "label" in class_of("objective", config["names"]["objective"]).needs:
             raise BadInput(
@@ -62,6 +62,8 @@ class Start:
             if share:
                 raise BadInput(f"replay={share} replays the data of the run in model.init=<run folder>, and none is given")
             return cls(config["names"], model, config["datamodule"])
+        if not isinstance(init, str):
+            raise BadInput(f"model.init must be a run folder, not {init!r}")
         before = read_config(Path(init))
         known = {key: value for key, value in before["model"].items() if key != "init"}
         for word in words:

@@ -65,7 +65,7 @@ class Optimization:
             return self.algorithm(groups, lr=peak)
         except (LookupError, TypeError, ValueError) as error:
             name = getattr(getattr(self.algorithm, "func", self.algorithm), "__name__", "it")
-            raise BadInput(f"optimizer.algorithm: {name} refuses its settings: {error}") from error
+            raise BadInput(f"optimizer.algorithm: {name} refuses its settings: {' '.join(str(error).split())}") from error
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:

@@ -19,12 +19,14 @@ import yaml
 from forks import run
 from fuzz import damaged, watch, with_other_values
 from made_runs import WORDS, words_for
+from made_shards import sample, tar
 
 from conf import build
 from datamodules.files import open_picture
 from datamodules.samples import EvaluationView, Pictures, Samples
 from datamodules.text_classification import TextClassification
 from datamodules.text_files import TextFiles
+from datamodules.webdataset import WebDataset
 from training.accumulation import check_batch
 from training.arrangement import Arrangement
 from training.budget import Budget
@@ -68,6 +70,31 @@ def test_pictures(cases, kinds, tmp_path, capsys):
         return "read"
 
     said("pictures", watch(cases, one, tmp_path), capsys)
+
+
+@pytest.mark.parametrize("cases", [20, *MANY])
+def test_shards(cases, tmp_path, capsys):
+    """A tar of pictures and captions, whole ones beside it; what is left of it is indexed and trained on."""
+    whole, *others = (
+        tar(tmp_path / f"{first}.tar", [file for number in range(first, first + 6) for file in sample(number, captions=2)])
+        for first in (0, 10, 20)
+    )
+
+    def one(case: int) -> str:
+        chance = random.Random(case)
+        Path("shard.tar").write_bytes(damaged(whole.read_bytes(), chance))
+        patterns = dict(zip(("val_shards", "test_shards"), map(str, others), strict=True))
+        try:
+            data = WebDataset("shard.tar", tokenizer=TOKENIZER, batch_size=2, image_size=8, cache="cache", **patterns)
+            for batch in data.train_loader(None, 0, 4):
+                assert batch["views"].shape == (2, 1, 3, 8, 8)
+                assert batch["ids"].shape == batch["present"].shape
+        finally:
+            Path("shard.tar").unlink()
+            shutil.rmtree("cache", ignore_errors=True)
+        return "read" if data.spec.num_train == 6 else "read in part"
+
+    said("shards", watch(cases, one, tmp_path), capsys)
 
 
 def table(chance: random.Random, suffix: str) -> bytes:
@@ -220,7 +247,7 @@ def test_configurations(cases, finished, pictures, texts, tmp_path, capsys):
             Path("config.yaml").write_bytes(damaged(yaml.safe_dump(config).encode(), chance))
         else:
             Path("config.yaml").write_text(yaml.safe_dump(with_other_values(config, chance, SPARED)))
-        return opened(read_config(Path(".")))
+        return opened(read_config(Path(".")), known[0]["trainer"])
 
     said("configurations", watch(cases, one, tmp_path), capsys)
 
@@ -235,8 +262,9 @@ def _settings(words: list[str], objective: str) -> dict:
     return settings_of(words) | {"names": names}
 
 
-def opened(config: dict) -> str:
-    """What train.py does before its first step."""
+def opened(config: dict, trainer: dict) -> str:
+    """What train.py does before its first step; the node `trainer` is the new command's."""
+    config = config | {"trainer": trainer}
     check_fit(config["names"])
     torch.manual_seed(config["seed"])
     start = Start.of(config)
