@@ -23,6 +23,7 @@ from conf.composition import compose_settings
 from datamodules.spec import DataSpec
 from datamodules.vocabulary import Vocabulary
 from objectives.objective import Batch, Objective
+from training.continuation import Start
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))
@@ -76,12 +77,13 @@ class Work:
     def config(self) -> dict[str, Any]:
         """What train.py would compose; the data are made up, so what says where others lie may be missing."""
         words = (f"objective={self.objective}", f"model={self.model}", *self.words)
-        return compose_settings("train", words, complete=False)[0]
+        settings, choices = compose_settings("train", words, complete=False)
+        return settings | {"names": choices}
 
     def build(self, seed: int = 0) -> Objective:
         """The objective with fresh weights, those of a seed."""
         torch.manual_seed(seed)
-        encoder = build(self.config["model"], spec=self.spec)
+        encoder = Start.of(self.config).build_encoder(self.spec)
         return build(self.config["objective"], encoder=encoder, spec=self.spec)
 
     def ids(self) -> Tensor:
