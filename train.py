@@ -22,7 +22,7 @@ def main(config: DictConfig) -> float:
     from training.arrangement import Arrangement, freeze_unused
     from training.budget import Budget
     from training.checkpoints import Checkpoints
-    from training.continuation import Start
+    from training.continuation import resolve
     from training.energy import Energy
     from training.fitting import check_fit, check_needs, face
     from training.flops import LARGE, forward_flops, sample_flops
@@ -39,7 +39,8 @@ def main(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     settings["names"] = {group: hydra_config.runtime.choices[group] for group in ("objective", "model", "datamodule")}
-    check_fit(Start.of(settings, tuple(hydra_config.overrides.task)).names)
+    settings = resolve(settings, tuple(hydra_config.overrides.task))
+    check_fit(settings["names"])
     folder = settings["resume"] if settings["resume"] not in (None, AUTO) else hydra_config.runtime.output_dir
     if launched(settings["trainer"], hydra_config.overrides.task, folder, hydra_config.mode == RunMode.MULTIRUN):
         return score(folder)  # of several devices each had a process of its own, which ran what follows
@@ -55,7 +56,7 @@ def main(config: DictConfig) -> float:
     encoder = start.build_encoder(data.spec)
     check_needs(start.names, encoder, data.spec)
     objective = build(run.config["objective"], encoder=encoder, spec=data.spec)
-    begins = start.load_heads(objective)
+    begins = start.described(with_heads=start.load_heads(objective))
     objective.check_batch(data.batch_size)
     optimization = build(run.config["optimizer"])
     resolved = prepare_speed(objective, run.config["trainer"]) | ranks.described(run.config["trainer"]["strategy"])

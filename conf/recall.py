@@ -12,7 +12,7 @@ from conf import CONF, choices_of, read_choice
 from errors import BadInput
 
 GROUPS = ("model", "datamodule", "optimizer", "trainer")  # of which the choice is not always recorded
-NO_SETTINGS = ("names", "resume")  # keys of config.yaml that are no part of what was asked for
+NO_SETTINGS = ("names", "resume", "continued")  # keys of config.yaml that are no part of what was asked for
 
 
 def train_command(config: dict[str, Any]) -> str:

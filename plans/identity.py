@@ -14,7 +14,8 @@ import yaml
 from errors import BadInput
 from reports.result import read_result
 
-NOT_LEARNED = ("trainer", "monitor", "resume", "budget", "trial_flops")  # of a pre-training run; the budget is added again
+# of a pre-training run; the budget is added again
+NOT_LEARNED = ("trainer", "monitor", "resume", "continued", "budget", "trial_flops")
 PLACES = ("cache",)  # of a data set; where it lies decides what it is, so `root` and `files` count
 
 
@@ -22,6 +23,9 @@ def run_identity(config: dict[str, Any]) -> dict[str, Any]:
     """What a pre-training run with this configuration learns from."""
     asked = {unit: amount for unit, amount in config["budget"].items() if amount is not None}
     kept = {name: value for name, value in config.items() if name not in NOT_LEARNED}
+    if config["model"].get("init") is not None:  # it says which model there is, whatever was chosen beside it
+        names = {group: name for group, name in config["names"].items() if group != "model"}
+        kept |= {"model": {"init": config["model"]["init"]}, "names": names}
     return _plain(kept | {"budget": asked or {"flops": config["trial_flops"]}})
 
 

@@ -1,6 +1,8 @@
 """Continued pre-training, really run: model.init, replay, and what the report makes of it."""
 
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from made_runs import words_for
 from safetensors.torch import load_file
 
 from conf import build, read_choice
+from conf.recall import train_command
 from reports.result import read_result
 from reports.table import collect
 from training.checkpoint_files import newest_checkpoint
 from training.configuration import read_config
-from training.continuation import Start
+from training.continuation import Start, resolve
 
 OBJECTIVES = ("mae", "byol", "mlm", "clip")  # pictures, with a teacher, text, and two towers
 WEIGHTS = {"mlm": "encoder/model.safetensors", "clip": "image_encoder.safetensors"}
@@ -73,14 +76,40 @@ def test_another_objective_takes_the_encoder_alone(first):
     config = yaml.safe_load((cwd / "first" / "config.yaml").read_text())
     other = {"mae": "simclr", "byol": "mae", "mlm": "span", "clip": "mae"}[objective]
     config["names"]["objective"], config["model"]["init"] = other, str(cwd / "first")
-    start = Start.of(config)
+    start = Start.of(resolve(config))
     data = start.open_data()
     encoder = start.build_encoder(data.spec)
     weights = load_file(cwd / "first" / WEIGHTS.get(objective, "encoder.safetensors"))
     assert all(torch.equal(encoder.net.state_dict()[name], weight) for name, weight in weights.items())
     assert encoder.pretrained
     made = build(read_choice("objective", other), encoder=encoder, spec=data.spec)
-    assert start.load_heads(made) == f"with encoder of {cwd / 'first'}"
+    assert not start.load_heads(made)
+    assert start.described(with_heads=False) == f"with encoder of {cwd / 'first'}"
+
+
+def test_what_it_left_needs_the_other_run_no_more_and_can_be_gone_on_with_in_turn(first, tmp_path):
+    objective, cwd, words = first
+    words = [word for word in words if not word.startswith(("model.", "datamodule.tokenizer."))]
+    words += ["replay=0.25", "budget.steps=1"]
+    done = inside("train.py", *words, "model.init=first", "hydra.run.dir=middle", cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    done = inside("train.py", *words, "model.init=middle", "hydra.run.dir=last", cwd=cwd)  # its model is not the default
+    assert done.returncode == 0, done.stdout
+    assert read_config(cwd / "last")["model"] == read_config(cwd / "first")["model"] | {"init": "middle"}
+    command = shlex.split(train_command(read_config(cwd / "last")))[2:]
+    again = inside("train.py", *command, *SPEED, "monitor.times=0", "hydra.run.dir=again", cwd=cwd)
+    assert again.returncode == 0, again.stdout
+    assert read_config(cwd / "again")["model"] == read_config(cwd / "last")["model"]
+    shutil.copytree(cwd / "last", tmp_path / "alone")
+    task = [] if objective in ("mae", "byol") else ["datamodule=emoji_captions", "datamodule.skin_tones=false"]
+    protocol = "retrieval" if objective == "clip" else "knn"
+    done = inside(
+        "finetune.py", "checkpoint=alone", f"transfer={protocol}", *task, *SPEED, "hydra.run.dir=judged", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout
+    result = read_result(tmp_path / "judged" / "result.json")
+    assert result.model == read_result(cwd / "last" / "result.json").model
+    assert result.transfer["continued_from"] == "middle"
 
 
 @pytest.fixture(scope="module")

@@ -21,15 +21,55 @@ SHAPE = ("image_size", "block_length", "max_length", "fixed_length", "isolate_do
 """Settings of data that batches must agree in to be put together."""
 
 
+WHAT = ("objective", "datamodule")  # names of the other run that `continued` keeps, so that nobody has to look there
+
+
+def resolve(settings: dict[str, Any], words: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings of a new run with the model of the run in `model.init`, if there is one, and what that run was.
+
+    Args:
+        words: of the command line; what they say of the model must be true of the other run.
+
+    Raises:
+        BadInput: `model.init` is no run, other words contradict it, or `replay` is no share or has nothing to replay.
+    """
+    init, share = settings["model"].get("init"), settings.get("replay", 0.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise BadInput(f"replay={share} must be a share of every batch, from 0 to below 1")
+    if share and "label" in class_of("objective", settings["names"]["objective"]).needs:
+        name = settings["names"]["objective"]
+        raise BadInput(f"replay={share} mixes data whose labels mean other things; {name} needs them")
+    if init is None:
+        if share:
+            raise BadInput(f"replay={share} replays the data of the run in model.init=<run folder>, and none is given")
+        return settings
+    if not isinstance(init, str):
+        raise BadInput(f"model.init must be a run folder, not {init!r}")
+    before = read_config(Path(init))
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        part = key.removeprefix("model.")
+        told, true = settings["model"].get(part), before["model"].get(part)
+        if key == "model":
+            told, true = value, before["names"]["model"]
+        if (key == "model" or (key.startswith("model.") and part != "init")) and told != true:
+            raise BadInput(f"{word} contradicts model.init={init}, which says that {key} is {true}; leave one out")
+    return settings | {
+        "names": settings["names"] | {"model": before["names"]["model"]},
+        "model": before["model"] | {"init": init},
+        "continued": {name: before["names"][name] for name in WHAT},
+    }
+
+
 @dataclass(frozen=True)
 class Start:
     """What a run begins with: fresh weights, or with `model.init` those of another run.
 
     Attributes:
-        names: the choices of objective, model and data set; the model is that of the other run.
+        names: the choices of objective, model and data set.
         model, datamodule: their settings.
-        origin: the other run's folder, or None.
-        before: the other run's configuration.
+        origin: the other run's folder, or None; it is read only where its weights or data are wanted.
+        before: what the other run was: the names of its objective and data.
         share: of every batch that comes from the other run's data.
     """
 
@@ -37,44 +77,23 @@ class Start:
     model: dict[str, Any]
     datamodule: dict[str, Any]
     origin: Path | None = None
-    before: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, str] = field(default_factory=dict)
     share: float = 0.0
 
     @classmethod
-    def of(cls, config: dict[str, Any], words: tuple[str, ...] = ()) -> "Start":
-        """What a configuration asks for.
-
-        Args:
-            words: of the command line; what they say of the model must be true of the other run.
+    def of(cls, config: dict[str, Any]) -> "Start":
+        """What a resolved configuration says.
 
         Raises:
-            BadInput: `model.init` is no run, other words contradict it, or `replay` is no share or has nothing to replay.
+            BadInput: it does not say what the other run was.
         """
         model = {key: value for key, value in config["model"].items() if key != "init"}
-        init, share = config["model"].get("init"), config.get("replay", 0.0)
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-            raise BadInput(f"replay={share} must be a share of every batch, from 0 to below 1")
-        if share and "label" in class_of("objective", config["names"]["objective"]).needs:
-            raise BadInput(
-                f"replay={share} mixes data whose labels mean other things; {config['names']['objective']} needs them"
-            )
+        init, before = config["model"].get("init"), config.get("continued")
         if init is None:
-            if share:
-                raise BadInput(f"replay={share} replays the data of the run in model.init=<run folder>, and none is given")
             return cls(config["names"], model, config["datamodule"])
-        if not isinstance(init, str):
-            raise BadInput(f"model.init must be a run folder, not {init!r}")
-        before = read_config(Path(init))
-        known = {key: value for key, value in before["model"].items() if key != "init"}
-        for word in words:
-            key, _, value = word.lstrip("+").partition("=")
-            part = key.removeprefix("model.")
-            told = value if key == "model" else model.get(part)
-            true = before["names"]["model"] if key == "model" else known.get(part)
-            if (key == "model" or (key.startswith("model.") and part != "init")) and told != true:
-                raise BadInput(f"{word} contradicts model.init={init}, which says that {key} is {true}; leave one out")
-        names = config["names"] | {"model": before["names"]["model"]}
-        return cls(names, known, config["datamodule"], Path(init), before, share)
+        if not isinstance(before, dict) or not all(isinstance(before.get(name), str) for name in WHAT):
+            raise BadInput(f"the configuration does not say what the run in model.init={init} was: 'continued' is {before!r}")
+        return cls(config["names"], model, config["datamodule"], Path(init), before, config.get("replay", 0.0))
 
     @property
     def label(self) -> str:
@@ -82,18 +101,14 @@ class Start:
         if self.origin is None:
             return self.names["model"]
         replayed = f", {100 * self.share:g} % replayed" if self.share else ""
-        return f"{self.names['model']} from {self.before['names']['objective']} on {self.old_data}{replayed}"
-
-    @property
-    def old_data(self) -> str:
-        return self.before["names"]["datamodule"]
+        return f"{self.names['model']} from {self.before['objective']} on {self.before['datamodule']}{replayed}"
 
     @property
     def record(self) -> dict[str, Any]:
         """What a result says of it; {} of fresh weights."""
         if self.origin is None:
             return {}
-        return {"continued_from": str(self.origin), "continued_data": self.old_data, "replay": self.share}
+        return {"continued_from": str(self.origin), "continued_data": self.before["datamodule"], "replay": self.share}
 
     @cached_property
     def learned(self) -> Encoder | Pair | None:
@@ -114,7 +129,7 @@ class Start:
         if not self.share:
             return data
         agreed = {key: self.datamodule[key] for key in SHAPE if key in self.datamodule}
-        old = {key: agreed.get(key, value) for key, value in self.before["datamodule"].items()}
+        old = {key: agreed.get(key, value) for key, value in read_config(self.origin)["datamodule"].items()}
         return Replay(data, open_for(self.learned, old), self.share)
 
     def build_encoder(self, spec: Any) -> Encoder:
@@ -126,24 +141,26 @@ class Start:
             encoder.pretrained = True
         return encoder
 
-    def load_heads(self, objective: Objective) -> str | None:
-        """Of the same objective with the same settings the heads and teachers are gone on with, too.
+    def load_heads(self, objective: Objective) -> bool:
+        """Go on with the heads and teachers of the same objective with the same settings; whether there were any."""
+        if self.origin is None or self.names["objective"] != self.before["objective"]:
+            return False
+        if not any(path.is_file() for path in (self.origin / "checkpoints").glob("*.ckpt")):
+            return False
+        state = newest_checkpoint(self.origin)[1]["state_dict"]
+        state = {key.removeprefix("objective."): value for key, value in state.items()}
+        shapes = {key: value.shape for key, value in objective.state_dict().items()}
+        if shapes != {key: value.shape for key, value in state.items()}:
+            return False
+        objective.load_state_dict(state)
+        return True
 
-        Returns:
-            One line: what was taken over, and what is replayed; None with fresh weights.
-        """
+    def described(self, with_heads: bool) -> str | None:
+        """One line: what was taken over, and what is replayed; None with fresh weights."""
         if self.origin is None:
             return None
-        taken = "encoder"
-        if self.names["objective"] == self.before["names"]["objective"]:
-            saved = any(path.is_file() for path in (self.origin / "checkpoints").glob("*.ckpt"))
-            state = newest_checkpoint(self.origin)[1]["state_dict"] if saved else {}
-            state = {key.removeprefix("objective."): value for key, value in state.items()}
-            own = {key: value.shape for key, value in objective.state_dict().items()}
-            if own == {key: value.shape for key, value in state.items()}:
-                objective.load_state_dict(state)
-                taken = "encoder and heads"
-        replayed = f"; {100 * self.share:g} % of every batch replayed from {self.old_data}" if self.share else ""
+        taken = "encoder and heads" if with_heads else "encoder"
+        replayed = f"; {100 * self.share:g} % of every batch replayed from {self.before['datamodule']}" if self.share else ""
         return f"with {taken} of {self.origin}{replayed}"
 
 

@@ -153,7 +153,7 @@ class Run:
         begins: str | None = None,
     ) -> None:
         """Print what was resolved, before the first step."""
-        names, recipe, batch = self.start.names, module.optimization, module.batch_size
+        names, recipe, batch = self.config["names"], module.optimization, module.batch_size
         encoder = module.objective.encoder
         patches = f", {encoder.num_patches} patches of {encoder.patch_size} px" if encoder.num_patches else ""
         shape = {

@@ -92,6 +92,18 @@ def test_settings_of_a_model_hold_for_its_objectives_and_its_baseline_and_give_w
     assert asked["byol resnet18"] == {"budget.flops=null", "budget.steps=null", "budget.samples=640"}
 
 
+def test_a_continued_run_is_found_whatever_model_stood_beside_it():
+    config = compose_settings("train", ["objective=mae", "model.init=old", "budget.steps=2"])[0]
+    config |= {"names": {"objective": "mae", "model": "vit_t", "datamodule": "emoji"}}
+    recorded = config | {  # as train.py resolves it
+        "names": config["names"] | {"model": "vit_s"}, "model": config["model"] | {"depth": 3},
+        "continued": {"objective": "simclr", "datamodule": "cifar10"},
+    }  # fmt: skip
+    assert run_identity(recorded) == run_identity(config)
+    assert run_identity(config | {"replay": 0.5}) != run_identity(config)
+    assert run_identity(config | {"model": config["model"] | {"init": "other"}}) != run_identity(config)
+
+
 def test_what_a_run_began_with_is_not_asked_of_its_baselines(tmp_path):
     plan = plan_of(tmp_path, objectives=["mae"], settings={"mae": ["model.init=somewhere", "replay=0.1"]})
     jobs = jobs_of(plan, Shelf(tmp_path))
