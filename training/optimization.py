@@ -62,10 +62,13 @@ class Optimization:
         for group in groups:
             group["lr"] = peak * group.pop("lr_scale")
         try:
-            return self.algorithm(groups, lr=peak)
+            optimizer = self.algorithm(groups, lr=peak)
         except (LookupError, TypeError, ValueError) as error:
             name = getattr(getattr(self.algorithm, "func", self.algorithm), "__name__", "it")
             raise BadInput(f"optimizer.algorithm: {name} refuses its settings: {' '.join(str(error).split())}") from error
+        # A fused one would undo fp16's scaling within its step, and Lightning then refuses to clip, in bf16 as well.
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:

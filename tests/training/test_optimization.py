@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
+from conf import build, read_choice
 from objectives.supervised import Supervised
 from training.lars import LARS
 from training.optimization import Optimization, parameter_groups
@@ -62,6 +64,35 @@ def test_weight_decay_follows_half_a_cosine_on_matrices_alone(objective, start):
     constant = Optimization(torch.optim.AdamW, base_lr=1e-3, weight_decay=start)
     constant.move_weight_decay(groups, 0, 100)
     assert max(group["weight_decay"] for group in groups) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_fused_optimiser_follows_its_formula_and_can_be_clipped_and_scaled(name):
+    torch.manual_seed(0)
+    weight = nn.Linear(5, 3, bias=False, dtype=torch.float64)
+    recipe: Optimization = build(read_choice("optimizer", name))
+    optimizer = recipe.optimizer(weight, 256)
+    assert optimizer.defaults["fused"]
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=100)
+    expected = weight.weight.detach().clone()
+    first, second = torch.zeros_like(expected), torch.zeros_like(expected)
+    for step in range(1, 6):
+        gradient = torch.randn(3, 5, dtype=torch.float64)
+        weight.weight.grad = gradient * 8
+        scaler.scale(torch.zeros(()))
+        scaler.unscale_(optimizer)
+        MixedPrecision("bf16-mixed", "cpu").clip_gradients(optimizer, 0.5)
+        scaler.step(optimizer)
+        scaler.update()
+        gradient = gradient * 0.5 / max(0.5, gradient.norm())
+        if name == "adamw":  # Loshchilov & Hutter 2019, algorithm 2
+            first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+            moved = first / (1 - 0.9**step) / ((second / (1 - 0.95**step)).sqrt() + 1e-8) + recipe.weight_decay * expected
+        else:
+            first = 0.9 * first + gradient + recipe.weight_decay * expected
+            moved = first
+        expected = expected - recipe.base_lr * moved
+        torch.testing.assert_close(weight.weight.detach(), expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
