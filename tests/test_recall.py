@@ -33,7 +33,7 @@ def recorded(script: str, words: list[str]) -> dict:
         ["objective=simclr", "model=resnet18", "datamodule=image_folder", r"datamodule.root='/a folder/it\'s'",
          "optimizer=lars", "trainer=gpu", "seed=3", "budget.flops=2.8e12", "objective.crop_scale=[0.2,1.0]"],
         ["objective=mlm", "model=bert_mini", "datamodule=text_files", "datamodule.files=[a.txt,'b, c.txt']", "budget.steps=5",
-         "datamodule.tokenizer.kind=bpe", "+optimizer.algorithm.fused=true", "~monitor.share"],
+         "datamodule.tokenizer.kind=bpe", "+optimizer.algorithm.amsgrad=true", "~monitor.share"],
         ["objective=mae", "model=timm", "datamodule=emoji", "model.name='null'", "trial_flops=1e12", "optimizer.base_lr=1e-7"],
     ],
 )  # fmt: skip
