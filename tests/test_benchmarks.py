@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import scipy
 import torch
+from scipy import stats
 
-from benchmarks import gpu, growth, machine, run, sides
+from benchmarks import gpu, growth, machine, novels, run, sides
 from benchmarks.cases import startup
 from benchmarks.gate import SideFailed, SideProcess
 from benchmarks.gpu import CASES as GPU_CASES
 from benchmarks.record import bound, markdown, ratio, read_all, rows, write
 from benchmarks.run import TRAINED, case_named
 from benchmarks.works import Work
+from reports.result import Result
 
 STEPS = 2
 
@@ -201,3 +203,25 @@ def test_neighbours_of_words_are_those_of_a_brute_force_search():
     assert found == names[word]
     assert [name for name, _ in near] == [names[i] for i in expected]
     assert [cosine for _, cosine in near] == pytest.approx([cosines[i] for i in expected], abs=1e-5)
+
+
+def test_the_table_of_the_novels_takes_differences_within_seeds():
+    transfer = {"protocol": "linear", "data": "mr", "checkpoint": "none", "label_fraction": 1.0, "seed": 0}
+    accuracy = {
+        ("mlm", "bert_mini"): (0.6, 0.7, 0.65),
+        ("random", "bert_mini"): (0.55, 0.68, 0.61),
+        ("random", "t5_mini"): (0.5,) * 3,
+    }
+    results = [
+        Result("transfer", *names, "text_files", seed, metrics={"accuracy": value}, transfer=transfer)
+        for names, values in accuracy.items()
+        for seed, value in enumerate(values)
+    ]
+    spent = {"budget_spent": {"samples": 10}, "metrics": {"last_loss": 5.0}}
+    results += [Result("pretrain", "mlm", "bert_mini", "text_files", seed, seconds=60.0, **spent) for seed in range(3)]
+    judged, above, cost = novels.tables(results)
+    assert judged.loc[("random", "t5_mini"), "mr linear"] == "50.0 [50.0, 50.0] n=3"
+    half = stats.t.ppf(0.975, 2) * np.std([5, 2, 4], ddof=1) / 3**0.5
+    assert above.index.to_list() == [("mlm", "bert_mini")]
+    assert above.iloc[0, 0] == f"{11 / 3:.1f} [{11 / 3 - half:.1f}, {11 / 3 + half:.1f}] n=3"
+    assert cost.loc[("mlm", "bert_mini"), "minutes"] == 1
