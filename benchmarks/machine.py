@@ -14,6 +14,7 @@ from models.attention import has_bf16
 
 PACKAGES = ("torch", "transformers", "timm", "lightning", "lightly", "open_clip_torch", "webdataset")
 SIDE = 2048  # of the matrices
+FEW_SIDE, PATIENCE = 256, 0.5  # and where one product of those would take more seconds than this, as bf16 without hardware does
 COPIED = 2**26  # float32 numbers: 256 MiB, far beyond any cache
 ADAMW_PASSES = 7  # over memory as large as the weights: weight, gradient and two moments are read, all but the gradient written
 
@@ -36,7 +37,9 @@ def described(rates: bool = True) -> dict[str, Any]:
 
 
 def matmul_flops(dtype: torch.dtype, side: int = SIDE) -> float:
-    """FLOP/s of square matrix products."""
+    """FLOP/s of square matrix products; of small ones where this kind is slow."""
+    if side > FEW_SIDE and 2 * side**3 / (few := matmul_flops(dtype, FEW_SIDE)) > PATIENCE:
+        return few
     first, second = torch.randn(2, side, side).to(dtype)
     return 2 * side**3 / _fastest(lambda: first @ second)
 

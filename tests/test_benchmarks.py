@@ -178,6 +178,12 @@ def test_the_machine_is_described():
     assert machine.copy_bytes(numbers=1000) > 1e3
 
 
+@pytest.mark.parametrize(("seconds", "side"), [(10.0, machine.FEW_SIDE), (1e-4, machine.SIDE)])
+def test_a_kind_of_product_that_is_slow_here_is_not_waited_for(monkeypatch, seconds, side):
+    monkeypatch.setattr(machine, "_fastest", lambda work: seconds)
+    assert machine.matmul_flops(torch.float32) == 2 * side**3 / seconds
+
+
 def test_a_mistyped_case_is_named_with_its_neighbours(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["run.py", "mlmm"])
     with pytest.raises(SystemExit):
