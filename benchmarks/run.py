@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.cases.case import Case
 from benchmarks.cases.startup import HELP_TARGET, STEP_TARGET, help_seconds, objectives, step_seconds
-from benchmarks.gate import SideFailed, processes
+from benchmarks.gate import SideFailed, SideProcess, processes
 from benchmarks.record import HEADER, RESULTS, Record, markdown, read_all, rows, write
 from errors import nearest
 from models.attention import has_bf16
@@ -53,8 +53,8 @@ def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, k
     with processes({side: (function, (work, precision)) for side, function in sides.items()}) as started:
         for process in started.values():  # until all are warm, some are still importing
             process.run(WARM)
+        steps = {side: steps_in(chosen.seconds, process) for side, process in started.items()}
         facts = {side: process.run(1) for side, process in started.items()}
-        steps = {side: max(1, round(chosen.seconds / fact["seconds"])) for side, fact in facts.items()}
         waited, training = facts["ours"].get("waited"), 0.0
         for round_ in range(chosen.rounds):
             order = list(started.items())
@@ -80,6 +80,16 @@ def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, k
             for peer, entry in peers.items()
         },
     }
+
+
+def steps_in(seconds: float, process: SideProcess) -> int:
+    """How many steps take so long; what lies ready at the start (batches that were fetched ahead) must not decide."""
+    steps = 1
+    while True:
+        took = process.run(steps)["seconds"]
+        if took >= seconds / 4:
+            return max(1, round(steps * seconds / took))
+        steps *= 4
 
 
 def startup(chosen: argparse.Namespace, known: dict[str, Any]) -> Record:

@@ -165,6 +165,20 @@ def test_a_side_takes_its_turns_in_its_own_process(capfd):
     assert "deliberate" in capfd.readouterr().err
 
 
+class Prefetched:
+    """A side that has 20 steps ready and needs 10 ms for each one more."""
+
+    done = 0
+
+    def run(self, num_steps):
+        before, self.done = self.done, self.done + num_steps
+        return {"seconds": 1e-6 * num_steps + 0.01 * (max(0, self.done - 20) - max(0, before - 20))}
+
+
+def test_what_lies_ready_does_not_decide_how_many_steps_are_measured():
+    assert 350 <= run.steps_in(4.0, Prefetched()) <= 450
+
+
 def test_a_command_without_a_first_step_says_why():
     with pytest.raises(RuntimeError, match="no first step: error: there is no setting 'nonsense'"):
         startup.step_seconds("mlm", ["nonsense=1"])
