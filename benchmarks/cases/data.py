@@ -2,6 +2,7 @@
 
 Both sides read shards of the same content in two workers and give shuffled batches of pictures. webdataset's pipeline is
 that of its README (decode, to_tuple, map_tuple, batched, WebLoader) and gives captions as text; ours gives them tokenised.
+Decoding and resizing alone, of JPEGs in memory, is what neither can be faster than.
 """
 
 import io
@@ -16,11 +17,13 @@ import numpy as np
 import PIL.Image
 import torch
 import webdataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from benchmarks.cases.case import Case, Peer
 from benchmarks.gate import Gate
+from datamodules.samples import EvaluationView
 from datamodules.shard_files import shard_files
 from datamodules.webdataset import WebDataset
 
@@ -105,6 +108,39 @@ def plain(gate: Gate, work: Shards, precision: str) -> None:
         gate.step()
 
 
+def decoding(gate: Gate, work: Shards, precision: str) -> None:
+    """What neither can do without: pictures that lie in memory are decoded, resized and put together in as many workers."""
+    rows = Decoding(jpegs(work), EvaluationView(work.image_size))
+    order = BatchSampler(RandomSampler(rows, num_samples=EPOCHS * len(rows)), work.batch, drop_last=True)
+    for pictures in DataLoader(rows, batch_sampler=order, num_workers=WORKERS, collate_fn=torch.asarray):
+        check(pictures, work)
+        gate.step()
+
+
+@dataclass(frozen=True)
+class Decoding(Dataset):
+    """JPEGs, of which a batch is asked for at a time."""
+
+    jpegs: list[bytes]
+    view: EvaluationView
+
+    def __len__(self) -> int:
+        return len(self.jpegs)
+
+    def __getitems__(self, chosen: list[int]) -> torch.Tensor:
+        pictures = [PIL.Image.open(io.BytesIO(self.jpegs[i])).convert("RGB") for i in chosen]
+        return self.view(pictures, 0, torch.zeros(0), torch.zeros(0))[:, 0]
+
+
+def jpegs(work: Shards) -> list[bytes]:
+    """All of the shards."""
+    found = []
+    for file in shard_files(work.written(), "--shards"):
+        with tarfile.open(file.path) as archive:
+            found += [archive.extractfile(entry).read() for entry in archive if entry.name.endswith(".jpg")]
+    return found
+
+
 def one_caption(facts: dict) -> str:
     return random.choice(facts["captions"])
 
@@ -117,6 +153,12 @@ def check(pictures: torch.Tensor, work: Shards) -> None:
 
 CASES = {
     "data": Case(
-        Shards(), Shards(batch=4, num_shards=2, num=30), {"webdataset": Peer(plain, "plain webdataset", 1.0)}, ours=ours
+        Shards(),
+        Shards(batch=4, num_shards=2, num=30),
+        {
+            "webdataset": Peer(plain, "plain webdataset", 1.0),
+            "decoding": Peer(decoding, "decoding and resizing alone", 0.0, 0.0),
+        },
+        ours=ours,
     )
 }
