@@ -40,6 +40,7 @@ from errors import BadInput
 from models import load_pair
 from models.pair import unit
 from reports.result import read_result
+from reports.statistics import bootstrap_interval
 from training.run import peak_memory_bytes
 from transfer.protocol import Bench
 from transfer.retrieval import Retrieval
@@ -165,19 +166,38 @@ def watched(words: list[str], minutes: float, progress: Progress, description: s
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Means and spreads (standard deviations over seeds), as markdown."""
-    lines = ["| | " + " | ".join(SHOWN.values()) + " |", "|---" * (len(SHOWN) + 1) + "|"]
-    for side, runs in found.items():
-        cells = []
-        for name in SHOWN:
-            values = [run[name] * (100 if "recall" in name or name == "accuracy" else 1) for run in runs]
-            digits = 0 if name == "pairs" else 2 if name == "memory" else 1
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
-        lines.append(f"| {side}, {runs[0]['parameters'] / 1e6:.1f} M | " + " | ".join(cells) + " |")
-    run = found[SIDES[0]][0]
-    chances = [run.get(f"chance_{name}") for name in SHOWN]
-    return "\n".join([*lines, "| chance | " + " | ".join("" if c is None else f"{100 * c:.1f}" for c in chances) + " |"])
+    """Means and standard deviations over seeds, the paired difference with its 95 % interval, and chance; markdown."""
+    rows = {
+        f"{side}, {runs[0]['parameters'] / 1e6:.1f} M": [spread(runs, name) for name in SHOWN] for side, runs in found.items()
+    }
+    if len(found[SIDES[0]]) > 1:
+        rows["difference"] = [difference(*(in_units(found[side], name) for side in SIDES), digits(name)) for name in SHOWN]
+    chances = [found[SIDES[0]][0].get(f"chance_{name}") for name in SHOWN]
+    rows["chance"] = ["" if chance is None else f"{100 * chance:.1f}" for chance in chances]
+    lines = [["", *SHOWN.values()], ["---"] * (len(SHOWN) + 1), *([row, *cells] for row, cells in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def in_units(runs: list[dict[str, float]], name: str) -> list[float]:
+    """As the table has them: shares in per cent."""
+    return [run[name] * (100 if "recall" in name or name == "accuracy" else 1) for run in runs]
+
+
+def digits(name: str) -> int:
+    return {"pairs": 0, "memory": 2}.get(name, 1)
+
+
+def spread(runs: list[dict[str, float]], name: str) -> str:
+    values, places = in_units(runs, name), digits(name)
+    deviation = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{places}f}{deviation}"
+
+
+def difference(ours: list[float], theirs: list[float], places: int) -> str:
+    """Mean over seeds and its interval; the columns are several tests, for which nothing is corrected."""
+    differences = [own - other for own, other in zip(ours, theirs, strict=True)]
+    low, high = bootstrap_interval(differences)
+    return f"{statistics.mean(differences):+.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ where it stopped.
 
     python benchmarks/novels.py <novels.zip> <sentences.zip with mr/ and subj/> [--folder outputs/novels] [--seeds 0 1 2 3 4]
 
-On two cores about four hours; two processes with other seeds in the same folder share the work.
+Two processes with other seeds in the same folder share the work.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import scipy
 import torch
 from scipy import stats
 
-from benchmarks import gpu, growth, machine, novels, run, sides
+from benchmarks import gpu, growth, image_text, machine, novels, run, sides
 from benchmarks.cases import startup
 from benchmarks.gate import SideFailed, SideProcess
 from benchmarks.gpu import CASES as GPU_CASES
@@ -245,3 +245,17 @@ def test_the_table_of_the_novels_takes_differences_within_seeds():
     assert above.index.to_list() == [("mlm", "bert_mini")]
     assert above.iloc[0, 0] == f"{11 / 3:.1f} [{11 / 3 - half:.1f}, {11 / 3 + half:.1f}] n=3"
     assert cost.loc[("mlm", "bert_mini"), "minutes"] == 1
+
+
+def test_the_table_beside_open_clip_has_paired_differences():
+    ours, theirs = (0.3, 0.4, 0.5), (0.28, 0.35, 0.47)
+    rest = dict.fromkeys(image_text.SHOWN, 1.0) | {"parameters": 2e6, "chance_accuracy": 0.25}
+    scores = zip(image_text.SIDES, (ours, theirs), strict=True)
+    found = {side: [rest | {"accuracy": value} for value in values] for side, values in scores}
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in image_text.table(found).splitlines()]
+    assert {len(line) for line in lines} == {len(image_text.SHOWN) + 1}
+    half = stats.t.ppf(0.975, 2) * np.std([2, 5, 3], ddof=1) / 3**0.5
+    assert [line[0] for line in lines[2:]] == ["ours, 2.0 M", "open_clip, 2.0 M", "difference", "chance"]
+    assert [line[-1] for line in lines[2:]] == [
+        "40.0 ± 10.0", "36.7 ± 9.6", f"+3.3 [{10 / 3 - half:.1f}, {10 / 3 + half:.1f}]", "25.0",
+    ]  # fmt: skip

@@ -19,9 +19,8 @@ from training.configuration import read_config
 
 SHAPE = ("image_size", "block_length", "max_length", "fixed_length", "isolate_documents", "num_sentinels", "start_token")
 """Settings of data that batches must agree in to be put together."""
-
-
-WHAT = ("objective", "datamodule")  # names of the other run that `continued` keeps, so that nobody has to look there
+WHAT = ("objective", "datamodule")
+"""Names of the other run that `continued` keeps, so that nobody has to look there."""
 
 
 def resolve(settings: dict[str, Any], words: tuple[str, ...] = ()) -> dict[str, Any]:

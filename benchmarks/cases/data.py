@@ -156,7 +156,7 @@ CASES = {
         Shards(),
         Shards(batch=4, num_shards=2, num=30),
         {
-            "webdataset": Peer(plain, "plain webdataset", 1.0),
+            "webdataset": Peer(plain, "plain webdataset", 1.5, 1.5),
             "decoding": Peer(decoding, "decoding and resizing alone", 0.0, 0.0),
         },
         ours=ours,
