@@ -78,9 +78,9 @@ def bare(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compi
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimization.lr_factor(step, ENDLESS))
     for cpu_batch in stored_batches(work, objective, accelerator):
         batch = {name: value.to(device, non_blocking=True) for name, value in cpu_batch.items()}
+        optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF):
             loss = objective(batch, Draw(0, batch["epoch"], batch["index"])).loss
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()

@@ -100,7 +100,6 @@ class Pretraining(L.LightningModule):
             if not counts:
                 self._counts_targets = False  # nor will it in later steps: its loss is a mean over samples
                 break
-        self.optimizers().zero_grad()
         outcomes = []
         for part, batch in enumerate(parts):
             with parts_of_a_step(len(parts), counts=counts):
@@ -112,9 +111,7 @@ class Pretraining(L.LightningModule):
         return outcomes
 
     def optimizer_zero_grad(self, *arguments: object) -> None:
-        """Between forward and backward; parts of a step have gradients by then and were preceded by zeros of their own."""
-        if self.arrangement.accumulate == 1:
-            super().optimizer_zero_grad(*arguments)
+        """Lightning asks between forward and backward; here they went with the last step, see `optimizer_step`."""
 
     def stop_if_not_finite(self, weights: bool = False) -> None:
         """Raise RunStopped when the last loss, or on request a weight after the last update, is NaN or infinite.
@@ -151,6 +148,7 @@ class Pretraining(L.LightningModule):
     def optimizer_step(self, *arguments: object, **settings: object) -> None:
         self.optimization.move_weight_decay(self.optimizers().param_groups, self.global_step, self.course.num_steps)
         super().optimizer_step(*arguments, **settings)
+        self.optimizers().zero_grad()  # not after the next forward pass, or its activations would lie beside old gradients
         # not in on_train_batch_end: the schedule moves before it, and callbacks save checkpoints there
         seconds = self.watch.seconds
         if self.course.timed:

@@ -11,6 +11,7 @@ from objectives.draw import Draw
 from training.accumulation import check_accumulation, check_batch
 from training.continuation import Start
 from training.fitting import face
+from training.pretraining import Pretraining
 
 RECIPE = ["optimizer.base_lr=0.02", "optimizer.clip_norm=1.0", "optimizer.warmup=0.3"]
 REFUSED = ("simclr", "moco_v3", "byol", "vicreg", "triplet", "clip", "siglip", "flamingo")
@@ -31,6 +32,20 @@ def test_parts_of_a_step_add_up_to_it(objective, pictures, texts, tmp_path):
     for name, weight in whole.weights.items():
         if weight.ndim > 1:
             assert (weight - parts.weights[name]).abs().max() <= 1e-3 * weight.abs().max(), name
+
+
+@pytest.mark.parametrize("words", [[], ["trainer.accumulate=2"]], ids=["whole", "parts"])
+def test_a_step_begins_without_the_gradients_of_the_last(words, pictures, texts, tmp_path, monkeypatch):
+    stale = []
+    step = Pretraining.training_step
+
+    def watched(module: Pretraining, *arguments):
+        stale.append(sum(weight.grad is not None for weight in module.parameters()))
+        return step(module, *arguments)
+
+    monkeypatch.setattr(Pretraining, "training_step", watched)
+    fit(settings_of([*words_for("mlm", pictures, texts), *words]), tmp_path / "run", 3)
+    assert stale == [0, 0, 0]  # they would lie in memory beside the activations
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
