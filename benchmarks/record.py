@@ -42,16 +42,21 @@ def rows(record: Record) -> list[list[str]]:
         found.append(
             [
                 f"{record['work']}, {record['precision']}",
-                f"{mine:,.0f} {unit}/s",
+                f"{three_digits(mine)} {unit}/s",
                 peer["called"],
-                f"{statistics.median(rates[name]):,.0f}",
+                three_digits(statistics.median(rates[name])),
                 f"{median:.2f} ({low:.2f} to {high:.2f})",
                 f">= {peer['target']:g}" + (", missed" if missed else ""),
                 memory(record, name),
-                f"{highest:,.0f} ({mine / highest:.0%} reached)" if highest else "",
+                f"{three_digits(highest)} ({mine / highest:.0%} reached)" if highest else "",
             ]
         )
     return found
+
+
+def three_digits(number: float) -> str:
+    """6.71, 86.1, 5,466."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def memory(record: Record, name: str) -> str:
