@@ -7,8 +7,7 @@ small ViT's step in its backward, plain matmul-softmax-matmul does not, until th
 import importlib.util
 
 import torch
-from timm.layers import Attention
-from torch import Tensor, nn
+from torch import nn
 
 from errors import BadInput, nearest
 
@@ -43,40 +42,29 @@ def choose_attention(choice: str, device_type: str, num_tokens: int) -> tuple[st
 def set_attention(module: nn.Module, kernel: str) -> None:
     """Make every attention layer inside `module` use `kernel`; weights and their names stay as they are."""
     for layer in module.modules():
-        if isinstance(layer, Attention):
-            layer.__class__ = XformersAttention if kernel == "xformers" else Attention
-        if hasattr(layer, "fused_attn"):
+        if hasattr(layer, "fused_attn"):  # timm's models
+            _exchange(layer, kernel)
             layer.fused_attn = kernel != "eager"
         if hasattr(layer, "set_attn_implementation"):  # transformers' models
             layer.set_attn_implementation("eager" if kernel == "eager" else "sdpa")
 
 
-class XformersAttention(Attention):
-    """timm's attention layer with xFormers' memory-efficient kernel; masks are not used in image encoders."""
+def _exchange(layer: nn.Module, kernel: str) -> None:
+    """The class of one of timm's layers for the one that has the kernel."""
+    from timm.layers import Attention  # seconds, for which text has no use
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        from xformers.ops import LowerTriangularMask, memory_efficient_attention
+    from models.xformers_attention import XformersAttention
 
-        batch, length, _ = x.shape
-        query, key, value = self.qkv(x).reshape(batch, length, 3, self.num_heads, self.head_dim).unbind(2)
-        query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
-        bias = LowerTriangularMask() if is_causal else attn_mask
-        dropout = self.attn_drop.p if self.training else 0.0
-        mixed = memory_efficient_attention(query, key, value, attn_bias=bias, p=dropout)
-        mixed = self.norm(mixed.reshape(batch, length, self.attn_dim))
-        if self.gate is not None:
-            mixed = mixed * self.gate(x).sigmoid()
-        return self.proj_drop(self.proj(mixed))
+    if isinstance(layer, Attention):
+        layer.__class__ = XformersAttention if kernel == "xformers" else Attention
 
 
 def kernels_used(module: nn.Module) -> set[str]:
     """The kernels that the attention layers of `module` use now (empty for a model without attention)."""
     used = set()
     for layer in module.modules():
-        if isinstance(layer, XformersAttention):
-            used.add("xformers")
-        elif hasattr(layer, "fused_attn"):
-            used.add("sdpa" if layer.fused_attn else "eager")
+        if hasattr(layer, "fused_attn"):
+            used.add(getattr(layer, "kernel", "sdpa" if layer.fused_attn else "eager"))
         elif hasattr(layer, "set_attn_implementation"):
             used.add(layer.config._attn_implementation)
     return used

@@ -21,7 +21,6 @@ from errors import BadInput
 from models.classifier import Classifier
 from models.encoder import Encoder
 from models.pair import Pair, PairHead
-from models.timm_encoder import TimmEncoder
 from models.weights import load_strictly
 
 FORMAT = 1
@@ -146,7 +145,9 @@ def _check_format(recipe: dict[str, Any]) -> None:
         raise BadInput(f"'{recipe.get('name')}' was exported in format {recipe['format']}, this version reads up to {FORMAT}")
 
 
-def _image(recipe: dict[str, Any]) -> TimmEncoder:
+def _image(recipe: dict[str, Any]) -> Encoder:
+    from models.timm_encoder import TimmEncoder  # importing timm takes seconds that text need not wait for
+
     arguments = recipe["arguments"]
     spec = DataSpec("exported", "image", 0, recipe["image_size"], arguments["in_chans"])
     return TimmEncoder(
@@ -160,7 +161,7 @@ def _image(recipe: dict[str, Any]) -> TimmEncoder:
 
 
 def _text(recipe: dict[str, Any]) -> Encoder:
-    from tokenizers import Tokenizer  # here, because importing transformers takes seconds that pictures need not wait for
+    from tokenizers import Tokenizer  # so does transformers, for pictures
     from transformers import PreTrainedTokenizerFast
 
     from datamodules.vocabulary import Vocabulary

@@ -96,8 +96,8 @@ class MaskedAutoencoder(Objective):
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         images = self.encoder.normalise(batch["views"][:, 0])
         visible_BK, hidden_BM = self.split(draw)
+        target_BMX = self.target(images, hidden_BM)  # first, or what it is made of would lie beside all activations
         predicted_BMX = self.reconstruct(images, visible_BK, hidden_BM)
-        target_BMX = take(self.target(images), hidden_BM)
         return Outcome(nn.functional.mse_loss(predicted_BMX.float(), target_BMX))
 
     def split(self, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -113,20 +113,20 @@ class MaskedAutoencoder(Objective):
         unknown = self.mask_token.to(known.dtype).expand(len(images), hidden_BM.shape[1], -1)
         # every token carries its own position, so visible and hidden ones need not be put back in order
         place_BN = torch.cat([visible_BK, hidden_BM], dim=1)
-        positions = torch.cat(
-            [self.positions_LE[:num_prefix].expand(len(images), -1, -1), self.positions_LE[num_prefix:][place_BN]],
-            dim=1,
+        place_of_prefix = self.positions_LE[:num_prefix].expand(len(images), -1, -1)
+        tokens = torch.cat([known, unknown], dim=1) + torch.cat(
+            [place_of_prefix, self.positions_LE[num_prefix:][place_BN]], dim=1
         )
-        decoded = self.decoder(torch.cat([known, unknown], dim=1) + positions)
+        decoded = self.decoder(tokens)
         return self.predict(decoded[:, num_prefix + num_visible :])  # only where there is a target
 
-    def target(self, images: Tensor) -> Tensor:
-        """(B, N, X): the pixels of every patch, normalised by its mean and unbiased variance if asked."""
-        pixels_BNX = patchify(images, self.encoder.patch_size)
+    def target(self, images: Tensor, hidden_BM: Tensor) -> Tensor:
+        """(B, M, X): the pixels of the hidden patches, each normalised by its mean and unbiased variance if asked."""
+        pixels_BMX = take(patchify(images, self.encoder.patch_size), hidden_BM)
         if not self.normalise_target:
-            return pixels_BNX
-        variance, mean = torch.var_mean(pixels_BNX, dim=-1, keepdim=True)
-        return (pixels_BNX - mean) / (variance + 1e-6).sqrt()
+            return pixels_BMX
+        variance, mean = torch.var_mean(pixels_BMX, dim=-1, keepdim=True)
+        return (pixels_BMX - mean) / (variance + 1e-6).sqrt()
 
     @torch.no_grad()
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:

@@ -1,13 +1,15 @@
 """The commands on text, really run: every objective and model for two steps, transfer after it, and the table at the end."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import error_line, inside
+from conftest import ROOT, error_line, inside
 from made_runs import small_model
 from test_commands import SMALL, choices
 
@@ -232,3 +234,17 @@ def test_everything_in_conf_has_a_test():
     assert choices("datamodule") == image_data | text_data | image_text_data
     for kind, names in (("text", text_data), ("image", image_data), ("image_text", image_text_data)):
         assert {modality("datamodule", name) for name in names} == {kind}
+
+
+def test_text_does_not_wait_for_the_libraries_of_pictures(texts, tmp_path):
+    words = ["objective=mlm", *TINY, "datamodule=text_files", f"datamodule.files={texts}/corpus/*.txt", *SMALL]
+    program = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("imported", [name for name in ("timm", "sklearn") if name in sys.modules]))
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv = ["train.py", *{words}]
+runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "imported []" in done.stdout

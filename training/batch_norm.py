@@ -5,7 +5,6 @@ Shapes: x (b, C, ...) with b samples on this rank, C channels.
 
 import torch
 import torch.distributed as dist
-from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from objectives.gather import total_over_ranks
@@ -17,6 +16,8 @@ def synchronise_batch_norm(module: nn.Module, device_type: str) -> nn.Module:
     torch's own layer does so on GPUs, with kernels of its own, and refuses anything else. There the class of the layers is
     exchanged for one that says the same in plain operations.
     """
+    from timm.layers import BatchNormAct2d, convert_sync_batchnorm  # seconds, for which text has no use
+
     if device_type == "cuda":
         return convert_sync_batchnorm(module)
     for layer in module.modules():

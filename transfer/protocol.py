@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from conf import choices_of, modality
 from datamodules.contract import Data, Task
@@ -102,6 +100,9 @@ def scores(predicted: np.ndarray, labels: np.ndarray, spec: DataSpec, prefix: st
 
     Where a task has no classes: the correlations of Spearman and Pearson.
     """
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # most of a second: not before the first step
+
     if spec.num_classes == 0:
         found = {"spearman": spearmanr(labels, predicted).statistic, "pearson": pearsonr(labels, predicted).statistic}
     else:
