@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from benchmarks import machine
 from benchmarks.gate import Gate, SideProcess
@@ -95,7 +96,8 @@ def order_point(num_samples: int) -> dict[str, float]:
 
 
 def grown(found: dict[str, float]) -> float:
-    return max(found["peak_memory_bytes"] - found["started_bytes"], 1.0)
+    """Bytes; less than a megabyte cannot be told from what an allocator had left over."""
+    return max(found["peak_memory_bytes"] - found["started_bytes"], 1e6)
 
 
 def batches_of_numbers(gate: Gate, num_samples: int) -> None:
@@ -126,14 +128,18 @@ def lines(name: str, record: dict[str, Any]) -> list[str]:
 
 
 def plot(records: dict[str, Any], path: Path) -> None:
-    """Time above, memory below, a column for each axis, both scales logarithmic."""
+    """Time above, memory below, a column for each axis, both scales logarithmic; dotted is what arithmetic allows."""
     figure, axes = plt.subplots(2, len(records), figsize=(3.2 * len(records), 6), squeeze=False)
     for column, (name, record) in enumerate(records.items()):
         for row, what, unit, scale in ((0, "seconds", "ms a step", 1e3), (1, "memory_bytes", "MB", 1e-6)):
             values, axis = np.array(record["values"][what]) * scale, axes[row][column]
-            axis.loglog(record["points"], values, "o-", label=f"n^{record['exponents'][what][0]:.2f}")
-            axis.set(xlabel=name, ylabel=unit)
-            axis.legend()
+            points, limit = np.array(record["points"]), record["limits"][what]
+            axis.loglog(points, values, "o-")
+            axis.loglog(points, values[0] * (points / points[0]) ** limit, ":", color="grey")
+            axis.set(xlabel=name, ylabel=unit, title=f"$n^{{{record['exponents'][what][0]:.2f}}}$, dotted $n^{{{limit:.2f}}}$")
+            if points[-1] < 10_000:
+                axis.set_xticks(points, [str(point) for point in points])
+                axis.xaxis.set_minor_locator(NullLocator())
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

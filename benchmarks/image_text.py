@@ -39,6 +39,7 @@ from datamodules.webdataset import WebDataset
 from errors import BadInput
 from models import load_pair
 from models.pair import unit
+from reports.markdown import plain_table
 from reports.result import read_result
 from reports.statistics import bootstrap_interval
 from training.run import peak_memory_bytes
@@ -174,8 +175,7 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
         rows["difference"] = [difference(*(in_units(found[side], name) for side in SIDES), digits(name)) for name in SHOWN]
     chances = [found[SIDES[0]][0].get(f"chance_{name}") for name in SHOWN]
     rows["chance"] = ["" if chance is None else f"{100 * chance:.1f}" for chance in chances]
-    lines = [["", *SHOWN.values()], ["---"] * (len(SHOWN) + 1), *([row, *cells] for row, cells in rows.items())]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return plain_table(["", *SHOWN.values()], [[row, *cells] for row, cells in rows.items()])
 
 
 def in_units(runs: list[dict[str, float]], name: str) -> list[float]:

@@ -23,7 +23,8 @@ from sklearn.model_selection import train_test_split
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datamodules.tables import read_table
+from datamodules.files import DAMAGE
+from datamodules.tables import check_columns, read_table
 from errors import BadInput
 from reports.result import Result, read_result
 from reports.statistics import bootstrap_interval
@@ -55,18 +56,32 @@ def pretrain(objective: str, seed: int, folder: Path, novels: Path) -> None:
 
 def deal(sentences: Path, folder: Path) -> Path:
     """The folder of the tasks as they are judged: sentences of all splits, dealt out to test (1/2), val (1/10) and train."""
-    with zipfile.ZipFile(sentences) as archive:
-        for task in TASKS:
-            tables = [read_table(archive.read(f"{task}/{name}.tsv"), ".tsv", Counter()) for name in ("train", "val", "test")]
-            rows = pd.DataFrame([row for table in tables for row in table]).drop_duplicates("text")
-            rest, test = train_test_split(rows, test_size=0.5, random_state=0, stratify=rows["label"])
-            train, val = train_test_split(rest, test_size=0.2, random_state=0, stratify=rest["label"])
-            (folder / task).mkdir(parents=True, exist_ok=True)
-            for name, split in {"train": train, "val": val, "test": test}.items():
-                part = folder / task / f"{name}.{os.getpid()}"
-                split.to_parquet(part, index=False)
-                part.rename(folder / task / f"{name}.parquet")  # whole for another process that reads it meanwhile
+    for task in TASKS:
+        rows = sentences_of(task, sentences)
+        rest, test = train_test_split(rows, test_size=0.5, random_state=0, stratify=rows["label"])
+        train, val = train_test_split(rest, test_size=0.2, random_state=0, stratify=rest["label"])
+        (folder / task).mkdir(parents=True, exist_ok=True)
+        for name, split in {"train": train, "val": val, "test": test}.items():
+            part = folder / task / f"{name}.{os.getpid()}"
+            split.to_parquet(part, index=False)
+            part.rename(folder / task / f"{name}.parquet")  # whole for another process that reads it meanwhile
     return folder
+
+
+def sentences_of(task: str, archive: Path) -> pd.DataFrame:
+    """The columns "text" and "label" of all splits of a task, each text once.
+
+    Raises:
+        BadInput: it is no .zip, damaged, or does not hold the task.
+    """
+    try:
+        with zipfile.ZipFile(archive) as files:
+            tables = [read_table(files.read(f"{task}/{name}.tsv"), ".tsv", Counter()) for name in ("train", "val", "test")]
+    except (KeyError, *DAMAGE) as error:
+        raise BadInput(f"'{archive}' cannot be read as a .zip of labelled sentences: {' '.join(str(error).split())}") from error
+    rows = [row for table in tables for row in table]
+    check_columns(rows, ["text", "label"], f"{task} in {archive}")
+    return pd.DataFrame(rows).drop_duplicates("text")
 
 
 def judge(protocol: str, checkpoint: Path | None, folder: Path, sentences: Path, seed: int, *words: str) -> None:

@@ -27,7 +27,7 @@ from benchmarks import machine
 from benchmarks.cases.case import Case
 from benchmarks.cases.startup import HELP_TARGET, STEP_TARGET, help_seconds, objectives, step_seconds
 from benchmarks.gate import SideFailed, SideProcess, processes
-from benchmarks.record import HEADER, RESULTS, Record, markdown, read_all, rows, write
+from benchmarks.record import FIRST_STEP, HEADER, RESULTS, Record, markdown, read_all, rows, write
 from errors import nearest
 from models.attention import has_bf16
 from training.trainer import resolve_precision
@@ -99,7 +99,7 @@ def startup(chosen: argparse.Namespace, known: dict[str, Any]) -> Record:
     targets = {"train.py --help": HELP_TARGET}
     warmed = set()
     for objective in ["mlm", "mae", "clip"] if chosen.toy else objectives():
-        what = f"first step of {objective}"
+        what = FIRST_STEP + objective
         try:
             if not warmed & {family := step_family(objective)}:
                 step_seconds(objective)  # tokenises and indexes what is not in the cache yet
@@ -125,7 +125,7 @@ def main() -> int:
     parser.add_argument("--peer", action="append", help="compare with this one only; may come several times")
     parser.add_argument("--precision", default="auto", help="auto (bf16 where the hardware has it), fp32 or bf16")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each side in each round, at least one step")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each side in each round, at least one step")
     parser.add_argument("--toy", action="store_true", help="at toy size: shows that it runs, measures nothing")
     parser.add_argument("--shards", help="for the case data: brace pattern or glob of .tar with .jpg and .json members")
     parser.add_argument("--results", type=Path, help="folder of the records; by default benchmarks/results")

@@ -41,9 +41,9 @@ class BiLSTM(Encoder):
     def blocks(self) -> list[nn.Module]:
         return list(self.net.layers)
 
-    def layer_of(self, name: str) -> int:
-        parts = name.split(".")  # net.embedding.weight, net.layers.0. ...
-        return int(parts[2]) + 1 if parts[1] == "layers" else 0
+    def layers(self) -> dict[str, int]:
+        parts = {name: name.split(".") for name, _ in self.named_parameters()}  # net.embedding.weight, net.layers.0. ...
+        return {name: int(part[2]) + 1 if part[1] == "layers" else 0 for name, part in parts.items()}
 
     def set_drop_path(self, rate: float) -> None:
         """Dropout instead of stochastic depth."""

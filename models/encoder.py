@@ -55,8 +55,8 @@ class Encoder(nn.Module):
         """The stages from input to output, for layer-wise decay and for sharding."""
         raise NotImplementedError
 
-    def layer_of(self, name: str) -> int:
-        """Which layer a parameter belongs to: 0 the embedding, i + 1 block i, len(blocks) + 1 what follows them."""
+    def layers(self) -> dict[str, int]:
+        """Which layer each parameter belongs to: 0 the embedding, i + 1 block i, len(blocks) + 1 what follows them."""
         raise NotImplementedError
 
     def set_drop_path(self, rate: float) -> None:

@@ -126,14 +126,15 @@ class TextEncoder(Encoder):
         depth = self.net.config.num_hidden_layers
         return list(next(part for part in self.net.modules() if isinstance(part, nn.ModuleList) and len(part) == depth))
 
-    def layer_of(self, name: str) -> int:
-        owner = {id(weight): i + 1 for i, block in enumerate(self.blocks) for weight in block.parameters()}
-        seen_blocks = False
-        for known, weight in self.named_parameters():
-            seen_blocks |= id(weight) in owner
-            if known == name:
-                return owner.get(id(weight), len(self.blocks) + 1 if seen_blocks else 0)
-        raise KeyError(name)
+    def layers(self) -> dict[str, int]:
+        blocks = self.blocks
+        owner = {id(weight): i + 1 for i, block in enumerate(blocks) for weight in block.parameters()}
+        found, outside = {}, 0
+        for name, weight in self.named_parameters():  # in the order in which they are used: embedding, blocks, final norm
+            if id(weight) in owner:
+                outside = len(blocks) + 1
+            found[name] = owner.get(id(weight), outside)
+        return found
 
     def set_drop_path(self, rate: float) -> None:
         """Text backbones have dropout instead of stochastic depth."""

@@ -121,13 +121,14 @@ class TimmEncoder(Encoder):
             return [block for stage in range(1, 5) for block in getattr(self.net, f"layer{stage}")]
         return [module for name, module in self.net.named_children() if name in ("stages", "layers", "features")]
 
-    def layer_of(self, name: str) -> int:
-        owner = {id(weight): i + 1 for i, block in enumerate(self.blocks) for weight in block.parameters()}
-        weight = self.get_parameter(name)
-        if id(weight) in owner:
-            return owner[id(weight)]
-        follows = name.startswith(("net.norm.", "net.fc_norm.", "net.head"))
-        return len(self.blocks) + 1 if follows else 0
+    def layers(self) -> dict[str, int]:
+        blocks = self.blocks
+        owner = {id(weight): i + 1 for i, block in enumerate(blocks) for weight in block.parameters()}
+        above = ("net.norm.", "net.fc_norm.", "net.head")
+        return {
+            name: owner.get(id(weight), len(blocks) + 1 if name.startswith(above) else 0)
+            for name, weight in self.named_parameters()
+        }
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
         return self.normalise(batch["views"][:, 0])

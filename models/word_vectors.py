@@ -36,8 +36,8 @@ class WordVectors(Encoder):
     def blocks(self) -> list[nn.Module]:
         return []
 
-    def layer_of(self, name: str) -> int:
-        return 0
+    def layers(self) -> dict[str, int]:
+        return {name: 0 for name, _ in self.named_parameters()}
 
     def set_drop_path(self, rate: float) -> None:
         """There are no blocks to drop."""

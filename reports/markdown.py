@@ -43,6 +43,11 @@ def text(words: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(words.split()))
 
 
+def plain_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells as they are, every column to the left."""
+    return "\n".join(map(_line, (header, ["---"] * len(header), *rows)))
+
+
 def _table(rows: Iterable[Row]) -> Iterable[str]:
     yield _line(HEADER)
     yield _line("---" if i < 4 else "---:" for i in range(len(HEADER)))

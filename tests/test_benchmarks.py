@@ -1,5 +1,6 @@
 """Benchmarks: both sides of a case do the same work, measured and counted as the table says."""
 
+import time
 import zipfile
 
 import numpy as np
@@ -9,13 +10,14 @@ import scipy
 import torch
 from scipy import stats
 
-from benchmarks import gpu, growth, image_text, machine, novels, run, sides
+from benchmarks import gpu, growth, image_text, machine, novels, overhead, run, sides
 from benchmarks.cases import startup
 from benchmarks.gate import SideFailed, SideProcess
 from benchmarks.gpu import CASES as GPU_CASES
 from benchmarks.record import bound, markdown, ratio, read_all, rows, write
 from benchmarks.run import TRAINED, case_named
 from benchmarks.works import Work
+from errors import BadInput
 from reports.result import Result
 
 STEPS = 2
@@ -125,6 +127,15 @@ def test_ratios_are_taken_within_rounds():
     assert ratio(RECORD["rates"]["ours"], RECORD["rates"]["hf"]) == (3.0, 1.5, 3.0)
 
 
+def test_overhead_is_what_the_parts_leave_over():
+    backward, began = torch.Tensor.backward, time.perf_counter()
+    facts = facts_of(overhead.ours_in_parts, case_named("mlm").toy, "fp32")
+    assert torch.Tensor.backward is backward
+    parts = [facts[part] for part in overhead.PARTS]
+    assert all(seconds > 0 for seconds in parts)
+    assert sum(parts) < time.perf_counter() - began
+
+
 def test_a_missed_target_stands_beside_what_the_machine_allows():
     missed, met = rows(RECORD)
     assert "missed" in missed[5]
@@ -139,14 +150,21 @@ def test_a_missed_target_stands_beside_what_the_machine_allows():
 
 
 def test_the_table_is_made_of_what_was_written(tmp_path):
-    startup = {"case": "startup", "seconds": {"train.py --help": [1.0, 3.0, 1.5]}, "targets": {"train.py --help": 2.0}}
+    seconds = {
+        "train.py --help": [1.0, 3.0, 1.5],
+        "first step of a": [9.0],
+        "first step of b": [12.0],
+        "first step of c": [11.0],
+    }
+    startup = {"case": "startup", "seconds": seconds, "targets": dict.fromkeys(seconds, 10.0) | {"train.py --help": 2.0}}
     for record in (RECORD, startup):
         write(record, tmp_path)
     (tmp_path / "gpu.json").write_text("{}")
     assert {path.name for path in tmp_path.iterdir()} == {"mlm-fp32.json", "startup.json", "gpu.json"}
     table = markdown(read_all(tmp_path))
-    assert len(table.splitlines()) == 2 + 2 + 1
-    assert "| startup: train.py --help | 1.5 s |" in table
+    assert len(table.splitlines()) == 2 + 2 + 2
+    assert "| startup: train.py --help | 1.5 s |  |  |  | <= 2 s |" in table
+    assert "| startup: first step, 3 objectives | median 11.0 s, b 12.0 s |  |  |  | <= 10 s, missed by 2 |" in table
 
 
 def three_steps_and_a_fault(gate):
@@ -234,6 +252,11 @@ def test_half_of_the_sentences_are_kept_for_the_test(tmp_path):
             for name, numbers in {"train": range(80), "val": range(80, 90), "test": range(89, 100)}.items():
                 rows = "".join(f'{i % 2}\t{task} "sentence" {i}\n' for i in numbers)
                 archive.writestr(f"{task}/{name}.tsv", "label\ttext\n" + rows)
+    with pytest.raises(BadInput, match="no item named 'cr/train.tsv'"):
+        novels.sentences_of("cr", tmp_path / "sentences.zip")
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "sentences.zip").read_bytes()[:-100])
+    with pytest.raises(BadInput, match="cut.zip' cannot be read as a .zip of labelled sentences: File is not a zip file"):
+        novels.sentences_of("mr", tmp_path / "cut.zip")
     folder = novels.deal(tmp_path / "sentences.zip", tmp_path / "dealt")
     for task in novels.TASKS:
         splits = {name: pd.read_parquet(folder / task / f"{name}.parquet") for name in ("train", "val", "test")}

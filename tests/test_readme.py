@@ -7,6 +7,8 @@ import sys
 
 from conftest import ROOT
 
+from benchmarks.record import markdown, read_all
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROOMS = ("conf", "objectives", "models", "datamodules", "training", "transfer", "reports")
 
@@ -49,6 +51,10 @@ def test_every_choice_stands_in_the_readme():
         row = next(line for line in table.splitlines() if line.startswith(f"| `{group}`"))
         for path in (ROOT / "conf" / group).glob("*.yaml"):
             assert re.search(rf"[`( ]{path.stem}[` ]", row), f"{group}={path.stem} is not in the README"
+
+
+def test_the_speed_table_is_the_one_that_the_records_give():
+    assert markdown(read_all()) in README
 
 
 def test_the_files_it_links_to_exist():

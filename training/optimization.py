@@ -78,10 +78,10 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
     outside encoders 1 (He et al. 2022, appendix A.1; Clark et al. 2020, section 3.1).
     """
     below_top = {
-        id(weight): len(encoder.blocks) + 1 - encoder.layer_of(name)
+        id(encoder.get_parameter(name)): len(encoder.blocks) + 1 - layer
         for encoder in module.modules()
         if isinstance(encoder, Encoder)
-        for name, weight in encoder.named_parameters()
+        for name, layer in encoder.layers().items()
     }
     groups: dict[tuple[float, bool], dict] = {}
     for weight in module.parameters():

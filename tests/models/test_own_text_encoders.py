@@ -80,7 +80,7 @@ def test_an_export_with_a_part_missing_or_cut_is_refused(encoder, tmp_path, name
 
 
 def test_layers_rise_from_the_embedding(encoder):
-    layers = {name: encoder.layer_of(name) for name, _ in encoder.named_parameters()}
+    layers = encoder.layers()
     assert layers.pop(next(name for name, weight in encoder.named_parameters() if weight.shape[0] == 85)) == 0
     owned = {id(weight): i for i, block in enumerate(encoder.blocks, 1) for weight in block.parameters()}
     assert layers == {name: owned[id(weight)] for name, weight in encoder.named_parameters() if id(weight) in owned}

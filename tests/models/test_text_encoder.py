@@ -123,7 +123,7 @@ def test_kernels_agree(encoder):
 
 
 def test_layers_cover_every_parameter_and_rise_from_the_embedding(encoder):
-    layers = {name: encoder.layer_of(name) for name, _ in encoder.named_parameters()}
+    layers = encoder.layers()
     assert list(layers.values()) == sorted(layers.values())
     assert set(layers.values()) - {3} == {0, 1, 2}
     owned = {id(weight): i for i, block in enumerate(encoder.blocks, 1) for weight in block.parameters()}
@@ -134,8 +134,7 @@ def test_layers_cover_every_parameter_and_rise_from_the_embedding(encoder):
     final = [name for name, layer in layers.items() if layer == 3]
     assert all("norm" in name or "ln_f" in name for name in final)
     assert bool(final) == (encoder.net.config.model_type != "bert")
-    with pytest.raises(KeyError):
-        encoder.layer_of("net.nothing")
+    assert list(layers) == [name for name, _ in encoder.named_parameters()]
 
 
 def test_dropout_is_off_until_it_is_set(encoder):

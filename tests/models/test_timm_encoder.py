@@ -96,7 +96,7 @@ def test_pictures_of_another_size(vit, resnet, spec):
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_layers_cover_every_parameter_once_and_rise_from_stem_to_head(kind, request):
     encoder = request.getfixturevalue(kind)
-    layers = {name: encoder.layer_of(name) for name, _ in encoder.named_parameters()}
+    layers = encoder.layers()
     assert set(layers.values()) >= set(range(len(encoder.blocks) + 1))
     stem = "net.patch_embed.proj.weight" if kind == "vit" else "net.conv1.weight"
     assert layers[stem] == 0

@@ -1,0 +1,109 @@
+"""What a training step spends outside the work itself: the trainer's loop, callbacks, logging, the checks of every step.
+
+The parts that a bare loop has too (batches, the objective's forward pass, backward, the optimiser's kernel) are timed within
+`train.py`'s own Trainer; what is left of the steps is the framework's. The drift of a machine, which reaches the ratios of two
+processes in `benchmarks/run.py`, is the same for all parts here.
+
+    python benchmarks/overhead.py                # every case of run.py that trains; about five minutes on two cores
+    python benchmarks/overhead.py mlm clip
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.gate import Gate, SideFailed, SideProcess
+from benchmarks.run import TRAINED, WARM, case_named, steps_in
+from benchmarks.sides import ours
+from benchmarks.works import Batches, Work
+from errors import nearest
+from reports.markdown import plain_table
+
+CASES = tuple(name for name in TRAINED if name != "data")  # which trains nothing
+UPDATES = ("_fused_adamw_", "_fused_sgd_")
+PARTS = ("batch", "forward", "backward", "update")
+
+
+class Timed:
+    """A gate that says, besides the seconds of all, how long each part has taken so far."""
+
+    def __init__(self, gate: Gate):
+        self.gate, self.describe, self.seconds = gate, gate.describe, dict.fromkeys(PARTS, 0.0)
+
+    def step(self, **facts: float) -> None:
+        self.gate.step(**facts, **self.seconds)
+
+    def timing(self, part: str, function: Callable) -> Callable:
+        @wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self.seconds[part] += time.perf_counter() - began
+
+        return timed
+
+
+def ours_in_parts(gate: Gate, work: Work, precision: str) -> None:
+    """`sides.ours` with clocks around the parts. On a CPU: kernels of a GPU run on behind the clock."""
+    timed, kind = Timed(gate), type(work.build())
+    parts = [(Batches, "batch", "batch"), (kind, "forward", "forward"), (torch.Tensor, "backward", "backward")]
+    parts += [(torch, update, "update") for update in UPDATES]
+    with ExitStack() as clocks:
+        for owner, name, part in parts:
+            clocks.enter_context(patch.object(owner, name, timed.timing(part, getattr(owner, name))))
+        ours(timed, work, precision)
+
+
+def measured(name: str, seconds: float, toy: bool) -> dict[str, float]:
+    """Seconds of a step and, of all its parts and of the rest, the shares.
+
+    Raises:
+        SideFailed: the training ended by itself.
+    """
+    process = SideProcess(name, ours_in_parts, (case_named(name).at("fp32", toy), "fp32"))
+    try:
+        process.run(WARM)
+        steps = 1 if toy else steps_in(seconds, process)
+        before, after = process.run(1), process.run(steps)
+    finally:
+        process.stop()
+    shares = {part: (after[part] - before[part]) / after["seconds"] for part in PARTS}
+    return {"step": after["seconds"] / steps} | shares | {"the rest": 1.0 - sum(shares.values())}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case", nargs="*", help=f"any of {', '.join(CASES)}; by default all")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each case, at least one step")
+    parser.add_argument("--toy", action="store_true", help="at toy size: shows that it runs, measures nothing")
+    chosen = parser.parse_args()
+    for name in chosen.case:
+        if name not in CASES:
+            parser.error(f"there is no case '{name}'; {nearest(name, CASES)}")
+    rows = []
+    for name in track(chosen.case or CASES, "measuring", console=Console(stderr=True), transient=True):
+        try:
+            found = measured(name, chosen.seconds, chosen.toy)
+        except SideFailed as error:
+            parser.error(str(error))
+        rows.append([name, f"{found.pop('step'):.3g}", *(f"{share:.1%}" for share in found.values())])
+    print(plain_table(("case", "seconds a step", *PARTS, "the rest"), rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
