@@ -34,7 +34,7 @@ from training.trainer import resolve_precision
 
 IN_MODULE = {"mae_vit_b": "mae"}  # cases that share the file of another
 TRAINED = ("mae", "mae_vit_b", "simclr", "mlm", "rtd", "span", "causal_lm", "clip", "data")
-WARM = 2  # steps that are not timed
+WARM = 1  # steps that are not timed, besides those that find out how many a turn takes
 
 
 def case_named(name: str) -> Case:

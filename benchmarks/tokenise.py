@@ -1,20 +1,23 @@
 """How fast a corpus becomes blocks of tokens, and in how much memory: from files to the cache, then every block read once.
 
 Each figure comes from a process of its own. "plain" is the library's encode_batch_fast on the same text without the table
-of words; "memory" is what the peak grows by over the imports, for the corpus and for one four times as large.
+of words; "memory" is what the peak grows by over the imports, for the corpus and for one four times as large. Pages of the
+memory-mapped result are left out: the system takes them back when it needs them.
 
     python benchmarks/tokenise.py                          # 24 MB of made-up text; about a minute on two cores
     python benchmarks/tokenise.py --files 'novels/*.txt'
 """
 
 import argparse
-import resource
+import re
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -62,8 +65,7 @@ def corpus_of(files: str, times: int) -> Corpus:
 def measured(tokenizer: str, files: str, times: int) -> tuple[float, float, int]:
     """(megabytes, seconds, bytes of memory that the peak grew by)."""
     vocabulary = Vocabulary(wrapped(Tokenizer.from_file(tokenizer)))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, growth() as grown:
         began = time.perf_counter()
         tokens = open_tokens(corpus_of(files, times), vocabulary, cache)
         for stream in tokens.streams.values():
@@ -71,8 +73,28 @@ def measured(tokenizer: str, files: str, times: int) -> tuple[float, float, int]
             for first in range(0, blocks.num, 64):
                 blocks.__getitems__([(0, block) for block in range(first, min(first + 64, blocks.num))])
         seconds = time.perf_counter() - began
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return sum(stream.num_bytes for stream in tokens.streams.values()) / 1e6, seconds, grown * 1024
+    return sum(stream.num_bytes for stream in tokens.streams.values()) / 1e6, seconds, max(grown)
+
+
+@contextmanager
+def growth() -> Iterator[list[int]]:
+    """What this process's memory has grown by, in bytes, every few milliseconds within the block."""
+    before, ended, seen = anonymous_bytes(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.005):
+            seen.append(anonymous_bytes() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield seen
+    ended.set()
+    watcher.join()
+
+
+def anonymous_bytes() -> int:
+    """Of this process, without what is mapped from files."""
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
 
 
 def plain(tokenizer: str, files: str) -> float:

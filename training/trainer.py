@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, kernels_used, set_attention
 from models.encoder import Encoder
+from training.allocator import keep_freed_memory
 from training.checkpoint_files import PlainFiles
 from training.course import Course
 from training.ranks import Ranks
@@ -107,8 +108,13 @@ def _strategy(settings: dict[str, Any], ranks: Ranks) -> Strategy | str:
 
 
 def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
-    """Set the attention kernel of all encoders inside a module; returns what every `auto` became, for log and result."""
+    """Set the attention kernel of all encoders inside a module, on a CPU the allocator of the process.
+
+    Returns what every `auto` became, for log and result.
+    """
     device = device_type(settings["accelerator"])
+    if device == "cpu":
+        keep_freed_memory()
     precision = resolve_precision(settings["precision"], device)
     longest = max(encoder.num_tokens for encoder in module.modules() if isinstance(encoder, Encoder))
     kernel, reason = choose_attention(settings["attention"], device, longest)

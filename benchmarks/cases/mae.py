@@ -99,5 +99,5 @@ SMALL = ("model.depth=1", "objective.decoder_width=32", "objective.decoder_depth
 TOY = Work("mae", "vit_t", batch=4, image_size=32, words=SMALL)
 CASES = {
     "mae": Case(Work("mae", "vit_t", batch=128, image_size=64), TOY, peers()),
-    "mae_vit_b": Case(Work("mae", "vit_b", batch=128, image_size=64), TOY, peers(), batch_fp32=32),
+    "mae_vit_b": Case(Work("mae", "vit_b", batch=128, image_size=64), TOY, peers(), batch_fp32=16),
 }

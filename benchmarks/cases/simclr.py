@@ -55,5 +55,6 @@ CASES = {
         Work("simclr", "resnet18", batch=128, image_size=32, from_pictures=True),
         Work("simclr", "resnet18", 4, image_size=8, from_pictures=True, words=("objective.projector_width=32",)),
         {"lightly": Peer(lightly, "lightly under Lightning", 1.0)},
+        batch_fp32=64,
     )
 }
