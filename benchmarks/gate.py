@@ -7,6 +7,8 @@ peak memory of a process is that of its side.
 import contextlib
 import logging
 import os
+import signal
+import sys
 import time
 import traceback
 import warnings
@@ -87,7 +89,11 @@ class SideProcess:
         self.name = name
         self.connection, theirs = get_context("spawn").Pipe()
         self.process = get_context("spawn").Process(target=_take_turns, args=(theirs, side, arguments), daemon=False)
-        self.process.start()
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who gives the orders
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         theirs.close()
 
     def run(self, num_steps: int) -> dict[str, float]:
@@ -102,6 +108,9 @@ class SideProcess:
         except (EOFError, OSError) as error:
             self.process.join()
             raise SideFailed(f"{self.name} ended with exit code {self.process.exitcode}") from error
+        except KeyboardInterrupt:
+            self.process.kill()  # rather than wait for the end of its turn
+            raise
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):
@@ -122,6 +131,15 @@ def processes(sides: dict[str, tuple[Side, Sequence[Any]]]) -> Iterator[dict[str
     finally:
         for process in started.values():
             process.stop()
+
+
+def until_stopped(main: Callable[[], int | None]) -> int | None:
+    """The exit code of a benchmark; Ctrl-C is answered in one line."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def _take_turns(connection: Connection, side: Side, arguments: Sequence[Any]) -> None:

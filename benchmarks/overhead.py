@@ -2,9 +2,10 @@
 
 The parts that a bare loop has too (batches, the objective's forward pass, backward, the optimiser's kernel) are timed within
 `train.py`'s own Trainer; what is left of the steps is the framework's. The drift of a machine, which reaches the ratios of two
-processes in `benchmarks/run.py`, is the same for all parts here.
+processes in `benchmarks/run.py`, is the same for all parts here. What a trainer does to the speed of the parts themselves, as by
+the state in which it leaves the memory, is not seen here; only those ratios can show it.
 
-    python benchmarks/overhead.py                # every case of run.py that trains; about five minutes on two cores
+    python benchmarks/overhead.py                # every case of run.py that trains; about six minutes on two cores
     python benchmarks/overhead.py mlm clip
 """
 
@@ -24,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.gate import Gate, SideFailed, SideProcess
+from benchmarks.gate import Gate, SideFailed, SideProcess, until_stopped
 from benchmarks.run import TRAINED, WARM, case_named, steps_in
 from benchmarks.sides import ours
 from benchmarks.works import Batches, Work
@@ -106,4 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_stopped(main))

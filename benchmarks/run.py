@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.cases.case import Case
 from benchmarks.cases.startup import HELP_TARGET, STEP_TARGET, help_seconds, objectives, step_seconds
-from benchmarks.gate import SideFailed, SideProcess, processes
+from benchmarks.gate import SideFailed, SideProcess, processes, until_stopped
 from benchmarks.record import FIRST_STEP, HEADER, RESULTS, Record, markdown, read_all, rows, write
 from errors import nearest
 from models.attention import has_bf16
@@ -186,4 +186,4 @@ def announced(known: dict[str, Any], precision: str, asked: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_stopped(main))

@@ -1,13 +1,19 @@
 """Benchmarks: both sides of a case do the same work, measured and counted as the table says."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy
 import torch
+from conftest import ROOT
 from scipy import stats
 
 from benchmarks import gpu, growth, image_text, machine, novels, overhead, run, sides
@@ -299,3 +305,36 @@ def test_the_table_beside_open_clip_has_paired_differences():
     assert [line[-1] for line in lines[2:]] == [
         "40.0 ± 10.0", "36.7 ± 9.6", f"+3.3 [{10 / 3 - half:.1f}, {10 / 3 + half:.1f}]", "25.0",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["run", "overhead", "growth"])
+def test_ctrl_c_is_answered_in_one_line_and_leaves_no_process(script):
+    words = ["batch"] if script == "growth" else ["mlm"]
+    program = [sys.executable, f"benchmarks/{script}.py", *words, "--toy"]
+    process = subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].strip() == "stopped"
+    assert "Traceback" not in said
+    wait_for(lambda: not alive(process.pid))
+
+
+def wait_for(what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def alive(group):
+    """Whether a process group still has a member."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

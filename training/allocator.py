@@ -12,7 +12,8 @@ def keep_freed_memory() -> None:
 
     It gives the top of its heap back as soon as 128 KB (later 64 MB) lie free there, which after a step are its activations;
     the next step then pays for every page again, 90,000 page faults and 6 % of the CPU's time for CLIP on a small ViT
-    (`getrusage`: ru_minflt and ru_stime). The peak stays as it is: what lies free is taken first.
+    (`getrusage`: ru_minflt and ru_stime). The peak may change a little, because other holes are filled: by -2 to +3 % for three
+    text objectives.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
