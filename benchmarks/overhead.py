@@ -2,8 +2,8 @@
 
 The parts that a bare loop has too (batches, the objective's forward pass, backward, the optimiser's kernel) are timed within
 `train.py`'s own Trainer; what is left of the steps is the framework's. The drift of a machine, which reaches the ratios of two
-processes in `benchmarks/run.py`, is the same for all parts here. What a trainer does to the speed of the parts themselves, as by
-the state in which it leaves the memory, is not seen here; only those ratios can show it.
+processes in `benchmarks/run.py`, is the same for all parts here. What a trainer does to the speed of the parts themselves, as
+by the state in which it leaves the memory, is not seen here; only those ratios can show it.
 
     python benchmarks/overhead.py                # every case of run.py that trains; about six minutes on two cores
     python benchmarks/overhead.py mlm clip

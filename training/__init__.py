@@ -1,0 +1,3 @@
+from training.lean_imports import import_torchmetrics
+
+import_torchmetrics()

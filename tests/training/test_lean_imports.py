@@ -1,0 +1,38 @@
+"""Lightning comes without the libraries that torchmetrics would bring, and these come when they are asked for."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from training.lean_imports import NEEDLESS, hidden
+
+PROGRAM = f"""
+import sys
+import training
+import lightning.pytorch.loggers
+print([name for name in {NEEDLESS} if name in sys.modules])
+import matplotlib.pyplot, scipy.signal, torchvision.ops, transformers
+from torchmetrics.classification import MulticlassAccuracy
+import torch
+print(MulticlassAccuracy(2, average="micro")(torch.tensor([0, 1]), torch.tensor([0, 0])).item())
+"""
+
+
+def test_lightning_comes_alone_and_the_others_later():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "0.5"]
+
+
+def test_what_is_imported_already_is_not_hidden():
+    import scipy
+
+    with hidden("scipy", "wave"):
+        import scipy.signal
+
+        with pytest.raises(ImportError):
+            import wave
+    import wave  # noqa: F401
+
+    assert sys.modules["scipy"] is scipy
