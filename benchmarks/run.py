@@ -93,23 +93,29 @@ def steps_in(seconds: float, process: SideProcess) -> int:
 
 
 def startup(chosen: argparse.Namespace, known: dict[str, Any]) -> Record:
-    """Seconds of `train.py --help` and to the first step of every objective."""
+    """Seconds of `train.py --help`, and of every objective until its first step begins and until that is done."""
     help_seconds()  # once for the disk's sake
     seconds = {"train.py --help": [help_seconds() for _ in range(chosen.rounds)]}
     targets = {"train.py --help": HELP_TARGET}
-    warmed = set()
+    warmed, done = set(), {}
     for objective in ["mlm", "mae", "clip"] if chosen.toy else objectives():
         what = FIRST_STEP + objective
         try:
             if not warmed & {family := step_family(objective)}:
                 step_seconds(objective)  # tokenises and indexes what is not in the cache yet
                 warmed.add(family)
-            seconds[what], targets[what] = [step_seconds(objective)], STEP_TARGET
+            begun, done[objective] = step_seconds(objective)
+            seconds[what], targets[what] = [begun], STEP_TARGET
         except RuntimeError as error:
             print(f"{what}: {error}", file=sys.stderr, flush=True)
     return {
-        "case": "startup", "date": datetime.date.today().isoformat(), "machine": known, "seconds": seconds, "targets": targets,
-    }  # fmt: skip
+        "case": "startup",
+        "date": datetime.date.today().isoformat(),
+        "machine": known,
+        "seconds": seconds,
+        "targets": targets,
+        "done": done,
+    }
 
 
 def step_family(objective: str) -> str:

@@ -16,6 +16,8 @@ from typing import IO
 import PIL.Image
 from PIL.Image import Image
 
+warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # such pictures are refused below
+
 DAMAGE = (
     OSError, EOFError, UnicodeDecodeError, NotImplementedError, RuntimeError, OverflowError, struct.error,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError,
@@ -32,12 +34,13 @@ def open_picture(file: str | IO[bytes], formats: tuple[str, ...] | None = None) 
     Raises:
         OSError: it claims more than Pillow's limit of 89 million pixels, a quarter of a gigabyte; or it is no picture.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        try:
-            return PIL.Image.open(file, formats=formats)
-        except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
-            raise OSError(f"too large to be decoded: {error}") from error
+    try:
+        picture = PIL.Image.open(file, formats=formats)
+    except PIL.Image.DecompressionBombError as error:  # from twice the limit on; until then Pillow only warns
+        raise OSError(f"too large to be decoded: {error}") from error
+    if picture.width * picture.height > PIL.Image.MAX_IMAGE_PIXELS:
+        raise OSError(f"too large to be decoded: {picture.width:,} x {picture.height:,} pixels")
+    return picture
 
 
 def open_members(root: str, names: tuple[str, ...]) -> "FolderMembers | ZipMembers":

@@ -163,14 +163,16 @@ def test_the_table_is_made_of_what_was_written(tmp_path):
         "first step of c": [11.0],
     }
     startup = {"case": "startup", "seconds": seconds, "targets": dict.fromkeys(seconds, 10.0) | {"train.py --help": 2.0}}
+    startup["done"] = {"a": 14.0, "b": 13.0, "c": 13.0}
     for record in (RECORD, startup):
         write(record, tmp_path)
     (tmp_path / "gpu.json").write_text("{}")
     assert {path.name for path in tmp_path.iterdir()} == {"mlm-fp32.json", "startup.json", "gpu.json"}
     table = markdown(read_all(tmp_path))
-    assert len(table.splitlines()) == 2 + 2 + 2
+    assert len(table.splitlines()) == 2 + 2 + 3
     assert "| startup: train.py --help | 1.5 s |  |  |  | <= 2 s |" in table
-    assert "| startup: first step, 3 objectives | median 11.0 s, b 12.0 s |  |  |  | <= 10 s, missed by 2 |" in table
+    assert "| startup: to the first step, 3 objectives | median 11.0 s, b 12.0 s |  |  |  | <= 10 s, missed by 2 |" in table
+    assert "| startup: that step itself besides | median 2.0 s, a 5.0 s |" in table
 
 
 def three_steps_and_a_fault(gate):

@@ -29,7 +29,9 @@ class ProgressLine(L.Callback):
             columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self.bar = Progress(*columns, console=self.console, refresh_per_second=5)
             self.bar.start()
-            self.task = self.bar.add_task("", total=1.0, completed=self._before)
+            self.task = self.bar.add_task("first step", total=1.0, completed=self._before)
+        elif trainer.is_global_zero:
+            print(f"{module.course.position}  the next one is under way", flush=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
         now, progress = time.perf_counter(), module.course.progress

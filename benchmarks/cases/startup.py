@@ -1,4 +1,7 @@
-"""How long commands take before they do something: `train.py --help`, and from a command to its first step."""
+"""How long commands take before they do something: `train.py --help`, and from a command to its first step.
+
+What the first step itself takes is the objective's, and stands beside that.
+"""
 
 import selectors
 import subprocess
@@ -14,6 +17,7 @@ HOME = Path(__file__).parents[2]
 HELP_TARGET, STEP_TARGET = 2.0, 10.0  # seconds
 PATIENCE = 300.0  # seconds
 FIRST_STEP = ("budget.steps=1", "monitor.times=0", "trainer=cpu")
+SIGNS = (b"step 0 of 1", b"step 1 of 1")  # in what train.py prints: the first step begins, and is done
 
 
 def help_seconds() -> float:
@@ -23,8 +27,8 @@ def help_seconds() -> float:
     return time.perf_counter() - began
 
 
-def step_seconds(objective: str, words: Sequence[str] = ()) -> float:
-    """From the command to the line that tells of the first step, its data indexed already.
+def step_seconds(objective: str, words: Sequence[str] = ()) -> tuple[float, float]:
+    """From the command until its first step begins, and until that is done; its data are indexed already.
 
     Raises:
         RuntimeError: the command ended without one; the message is its last line.
@@ -36,23 +40,27 @@ def step_seconds(objective: str, words: Sequence[str] = ()) -> float:
             [sys.executable, "-u", "train.py", *words], cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
         )
         try:
-            return _until_first_step(process, began) - began
+            begun, done = _seen(process, SIGNS)
+            return begun - began, done - began
         finally:
             process.kill()
             process.wait()
 
 
-def _until_first_step(process: subprocess.Popen, began: float) -> float:
-    text = b""
+def _seen(process: subprocess.Popen, signs: Sequence[bytes]) -> list[float]:
+    """When each of the signs came, which come in this order."""
+    text, seen, deadline = b"", [], time.perf_counter() + PATIENCE
     with selectors.DefaultSelector() as ready:
         ready.register(process.stdout, selectors.EVENT_READ)
-        while time.perf_counter() - began < PATIENCE:
+        while time.perf_counter() < deadline:
             if not ready.select(timeout=1.0):
                 continue
             part = process.stdout.read(4096)
             text += part
-            if b"step 1 of 1" in text:
-                return time.perf_counter()
+            while signs[len(seen)] in text:
+                seen.append(time.perf_counter())
+                if len(seen) == len(signs):
+                    return seen
             if not part:
                 lines = text.decode(errors="replace").strip().splitlines() or ["no word"]
                 raise RuntimeError(f"no first step: {lines[-1]}")

@@ -11,7 +11,7 @@ from objectives.collapse import entropy, feature_std
 from objectives.draw import Draw
 from objectives.projector import projector
 from objectives.views import Crops
-from training.flops import first_samples, sample_flops
+from training.flops import sample_flops, samples_of
 
 
 def draw_of(batch) -> Draw:
@@ -35,7 +35,7 @@ def test_every_trained_weight_has_a_gradient_and_a_person_sees_pictures(name, ki
         assert value.ndim == 0
         assert not value.requires_grad
     objective.eval()
-    pictures = objective.pictures(first_samples(batch, 4), Draw(0, batch["epoch"][:4], batch["index"][:4]))
+    pictures = objective.pictures(samples_of(batch, range(4)), Draw(0, batch["epoch"][:4], batch["index"][:4]))
     for picture in pictures.values():
         assert picture.shape[:2] == (channels, 4 * size)
         assert picture.shape[2] % size == 0
@@ -67,7 +67,7 @@ def test_chance_comes_from_the_draw_alone(name):
 def test_counting_leaves_queues_teachers_and_centres_alone(name, available):
     data = made_data()
     objective = OBJECTIVES[name](encoder_of("tiny", data.spec), data.spec)
-    batch = first_samples(batch_of(objective, data), available)
+    batch = samples_of(batch_of(objective, data), range(available))
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     assert sample_flops(objective, batch, 8) > 0
     objective.teacher.follow(objective.encoder, getattr(objective, "projector", None) or objective.head, 0.5)

@@ -9,16 +9,19 @@ import pytest
 import torch
 from conftest import image_batch, text_batch, text_encoder, text_spec
 from made_pairs import pair_batch, pair_spec
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.timm_encoder import TimmEncoder
 from objectives.clip import InfoNCE
+from objectives.draw import Draw
 from objectives.image_text import ImageText
 from objectives.mae import MaskedAutoencoder
 from objectives.mlm import MaskedLanguageModel
+from objectives.prefix_lm import PrefixLanguageModel
 from objectives.rtd import ReplacedTokenDetection
 from objectives.simclr import SimCLR
 from objectives.supervised import Supervised
-from training.flops import forward_flops, sample_flops
+from training.flops import Counter, forward_flops, sample_flops
 
 
 def vit_forward(width: int, depth: int, tokens: int, patches: int, pixels: int) -> float:
@@ -53,6 +56,15 @@ def test_simclr_counts_both_views_and_all_pairs(vit, spec):
 
     for batch_size in (8, 4096):
         assert sample_flops(simclr, image_batch(8, 2), batch_size) == pytest.approx(by_hand(batch_size), rel=0.02)
+
+
+def test_as_many_as_pytorch_counts(spec):
+    simclr, batch = SimCLR(TimmEncoder(spec, "resnet18"), spec), image_batch(4, 2)
+    with Counter() as counter:
+        simclr(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
+    with FlopCounterMode(display=False) as theirs:
+        simclr(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
+    assert counter.total == theirs.get_total_flops()
 
 
 def test_counting_leaves_the_objective_as_it_was(spec):
@@ -100,6 +112,16 @@ def test_rtd_flops_equal_the_hand_formula(length):
     detector = 2 * length * (64**2 + 64)
     forward = generator + head + transformer_forward(64, 2, length, 128) + detector
     assert sample_flops(rtd, text_batch(8, length), 64) == pytest.approx(3 * forward, rel=0.02)
+
+
+def test_samples_that_differ_in_cost_are_not_taken_for_pairs_that_cost():
+    spec = text_spec(64, num_sentinels=4000)
+    prefix_lm = PrefixLanguageModel(text_encoder("gpt2", spec), spec)
+    batch = text_batch(8, 64)
+    splits = Draw(0, batch["epoch"], batch["index"]).integers("split", 63, 1)
+    assert splits.float().std() > 10
+    # whatever the batch is, as many targets a row as these rows have
+    assert sample_flops(prefix_lm, batch, 4096) == pytest.approx(sample_flops(prefix_lm, batch, 8), rel=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [8, 4096])
