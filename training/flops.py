@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from objectives.draw import Draw
 from objectives.objective import Objective
 
 LARGE = 8  # samples
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Counter(TorchDispatchMode):
@@ -47,7 +48,7 @@ def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int
     Args:
         batch: a training batch; its first LARGE samples are used.
     """
-    trial = copy.deepcopy(objective)
+    trial = trial_copy(objective)
     num = min(LARGE, len(batch["index"]))
     if num < 2:  # a single sample has no other to be compared with, and batch norms have no statistics of it
         return float(_count(trial, batch, [0]))
@@ -58,9 +59,14 @@ def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int
     return _count(trial, batch, range(num)) / num + quadratic * (batch_size - num)
 
 
+def trial_copy(module: Network) -> Network:
+    """With buffers and modes of its own; the weights, which a count does not move, are the module's."""
+    return copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
+
+
 def forward_flops(encoder: Encoder, batch: dict[str, Tensor]) -> float:
     """FLOPs of one sample's forward pass through the encoder."""
-    trial = copy.deepcopy(encoder).eval()
+    trial = trial_copy(encoder).eval()
     with _plain_kernels(trial), Counter() as counter, torch.no_grad():
         trial(trial.inputs(samples_of(batch, range(1))))
     return float(counter.total)

@@ -117,7 +117,7 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
         keep_freed_memory()
     precision = resolve_precision(settings["precision"], device)
     longest = max(encoder.num_tokens for encoder in module.modules() if isinstance(encoder, Encoder))
-    kernel, reason = choose_attention(settings["attention"], device, longest)
+    kernel, reason = choose_attention(settings["attention"], device, precision, longest)
     set_attention(module, kernel)
     attention = f"{kernel} ({reason})" if kernels_used(module) else "none (no attention layers)"
     return {"device": device, "precision": precision, "attention": attention}

@@ -141,12 +141,13 @@ def test_attention_kernels_agree(vit):
 
 
 def test_attention_is_chosen_by_device_and_length():
-    assert choose_attention("auto", "cpu", 64)[0] == "eager"
-    assert choose_attention("auto", "cpu", 4096)[0] == "sdpa"
-    assert choose_attention("auto", "cuda", 64)[0] == "sdpa"
-    assert choose_attention("sdpa", "cpu", 64)[0] == "sdpa"
-    kernel, reason = choose_attention("xformers", "cpu", 64)
+    assert choose_attention("auto", "cpu", "bf16", 64)[0] == "eager"
+    assert choose_attention("auto", "cpu", "bf16", 4096)[0] == "sdpa"
+    assert choose_attention("auto", "cpu", "fp32", 64)[0] == "sdpa"
+    assert choose_attention("auto", "cuda", "bf16", 64)[0] == "sdpa"
+    assert choose_attention("eager", "cpu", "fp32", 64)[0] == "eager"
+    kernel, reason = choose_attention("xformers", "cpu", "fp32", 64)
     assert kernel in ("eager", "sdpa")
     assert "xFormers" in reason
     with pytest.raises(BadInput, match="did you mean eager"):
-        choose_attention("eagr", "cpu", 64)
+        choose_attention("eagr", "cpu", "fp32", 64)
