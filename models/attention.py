@@ -12,7 +12,7 @@ from torch import nn
 
 from errors import BadInput, nearest
 
-CHOICES = ("auto", "eager", "sdpa", "xformers")
+CHOICES = ("auto", "eager", "sdpa", "flex", "xformers")
 EAGER_UP_TO = 256  # tokens, in half precision on a CPU
 
 
@@ -23,13 +23,15 @@ def choose_attention(choice: str, device_type: str, precision: str, num_tokens: 
         precision: "fp32", "bf16" or "fp16", of the training step.
 
     Returns:
-        (kernel, reason): the kernel is "eager", "sdpa" or "xformers"; the reason is for the log.
+        (kernel, reason): the kernel is "eager", "sdpa", "flex" or "xformers"; the reason is for the log.
 
     Raises:
         BadInput: the choice does not exist.
     """
     if choice not in CHOICES:
         raise BadInput(f"there is no attention '{choice}'; {nearest(choice, CHOICES)}")
+    if choice == "flex" and device_type != "cuda":
+        return choose_attention("auto", device_type, precision, num_tokens)[0], f"FlexAttention does not train on {device_type}"
     if choice == "xformers":
         if importlib.util.find_spec("xformers") is None:
             return "sdpa", 'xFormers is not installed (pip install "headstart[xformers]"), so the next best'
@@ -43,13 +45,23 @@ def choose_attention(choice: str, device_type: str, precision: str, num_tokens: 
 
 
 def set_attention(module: nn.Module, kernel: str) -> None:
-    """Make every attention layer inside `module` use `kernel`; weights and their names stay as they are."""
+    """Make every attention layer inside `module` use `kernel`; weights and their names stay as they are.
+
+    A layer that does not have it takes "sdpa": xFormers is for pictures, FlexAttention for text, where blocks of a mask that
+    nothing may see are skipped, as between documents that are kept apart.
+    """
     for layer in module.modules():
         if hasattr(layer, "fused_attn"):  # timm's models
             _exchange(layer, kernel)
             layer.fused_attn = kernel != "eager"
         if hasattr(layer, "set_attn_implementation"):  # transformers' models
-            layer.set_attn_implementation("eager" if kernel == "eager" else "sdpa")
+            flex = kernel == "flex" and has_flex(layer)
+            layer.set_attn_implementation("flex_attention" if flex else "eager" if kernel == "eager" else "sdpa")
+
+
+def has_flex(net: nn.Module) -> bool:
+    """Whether a network of transformers runs on FlexAttention; T5's claims to (5.23), but reads its positions by row."""
+    return getattr(net, "_supports_flex_attn", False) and "t5" not in net.config.model_type
 
 
 def _exchange(layer: nn.Module, kernel: str) -> None:
@@ -69,7 +81,7 @@ def kernels_used(module: nn.Module) -> set[str]:
         if hasattr(layer, "fused_attn"):
             used.add(getattr(layer, "kernel", "sdpa" if layer.fused_attn else "eager"))
         elif hasattr(layer, "set_attn_implementation"):
-            used.add(layer.config._attn_implementation)
+            used.add(layer.config._attn_implementation.removesuffix("_attention"))
     return used
 
 

@@ -8,6 +8,7 @@ Shapes: B rows, L tokens a row, K places asked for, D width, H heads, d their wi
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer, eager_attention_forward
@@ -101,8 +102,12 @@ def rotated(x_BHLd: Tensor, cos_BLd: Tensor, sin_BLd: Tensor) -> Tensor:
     return (x * cos_BLd.unsqueeze(1) + rotate_half(x) * sin_BLd.unsqueeze(1)).to(x_BHLd.dtype)
 
 
-def rows_of(mask: Tensor | None, place_BK: Tensor) -> Tensor | None:
+def rows_of(mask: Tensor | BlockMask | None, place_BK: Tensor) -> Tensor | BlockMask | None:
     """An attention mask (B, 1, 1 or L, L) with only the rows of the queries: (B, 1, 1 or K, L)."""
+    if isinstance(mask, BlockMask):
+        sees, (batch, num_places), length = mask.mask_mod, place_BK.shape, mask.shape[-1]
+        rows = lambda b, h, k, j: sees(b, h, place_BK[b, k], j)  # noqa: E731 (a mask is given as a function)
+        return create_block_mask(rows, batch, None, num_places, length, device=place_BK.device)
     if mask is None or mask.shape[-2] == 1:
         return mask
     index = place_BK[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])

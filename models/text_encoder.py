@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AutoConfig
 
 from datamodules.spec import DataSpec
@@ -193,7 +194,7 @@ class TextEncoder(Encoder):
         """The call in transformers' words."""
         arguments: dict[str, Any] = {"input_ids": inputs.ids}
         if inputs.attend is not None:
-            arguments["attention_mask"] = self._additive(inputs.attend, inputs.positions)
+            arguments["attention_mask"] = self._mask(inputs.attend, inputs.positions)
         elif inputs.present is not None:
             arguments["attention_mask"] = inputs.present.long()
         if inputs.positions is not None and self.net.config.model_type not in ENCODER_DECODERS:  # T5's positions are relative
@@ -204,12 +205,13 @@ class TextEncoder(Encoder):
             arguments["use_cache"] = False
         return arguments
 
-    def _additive(self, attend_BLL: Tensor, positions_BL: Tensor | None) -> Tensor | dict[str, Tensor]:
+    def _mask(self, attend_BLL: Tensor, positions_BL: Tensor | None) -> Tensor | BlockMask | dict[str, Tensor | BlockMask]:
+        mask = blocks_of if self.net.config._attn_implementation == "flex_attention" else additive
         if self.net.config.model_type != "modernbert":
-            return additive(attend_BLL)
+            return mask(attend_BLL)
         place = torch.arange(attend_BLL.shape[1], device=attend_BLL.device) if positions_BL is None else positions_BL
         near = (place[..., :, None] - place[..., None, :]).abs() <= self.net.config.sliding_window
-        return {"full_attention": additive(attend_BLL), "sliding_attention": additive(attend_BLL & near)}
+        return {"full_attention": mask(attend_BLL), "sliding_attention": mask(attend_BLL & near)}
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         recipe = {  # plain containers: checkpoints hold nothing else
@@ -240,3 +242,9 @@ def additive(attend_BLL: Tensor) -> Tensor:
     """(B, 1, L, L): 0 where a position may be seen, else the lowest number, as transformers adds it to the scores."""
     mask = torch.zeros(attend_BLL.shape, device=attend_BLL.device)
     return mask.masked_fill_(~attend_BLL, torch.finfo(mask.dtype).min)[:, None]
+
+
+def blocks_of(attend_BLL: Tensor) -> BlockMask:
+    """The same for FlexAttention, which leaves out blocks of 128 x 128 positions of which none may be seen."""
+    batch, length, _ = attend_BLL.shape
+    return create_block_mask(lambda b, _, i, j: attend_BLL[b, i, j], batch, None, length, length, device=attend_BLL.device)

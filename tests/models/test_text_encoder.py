@@ -5,16 +5,19 @@ import json
 import pytest
 import torch
 from conftest import CLS, PAD, SEP, jitter, text_batch, text_encoder, text_spec
+from torch.nn.attention.flex_attention import create_mask, flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers.integrations import flex_attention as flex_integration
 
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.attention import kernels_used, set_attention
 from models.encoder import take
 from models.export import build_encoder, load_encoder, save_encoder
-from models.text_encoder import TextEncoder
+from models.text_encoder import TextEncoder, blocks_of, isolated
 
+KERNELS = ("eager", "sdpa", "flex")
 ARCHITECTURES = ("bert", "modernbert", "gpt2", "llama", "t5")
 TEXT = "barado, mekiko. dimo aera!"
 
@@ -26,6 +29,24 @@ def encoder(request) -> TextEncoder:
     return text_encoder(request.param, settings=settings).eval()
 
 
+@pytest.fixture(autouse=True)
+def flex_on_a_cpu(monkeypatch):
+    """FlexAttention uncompiled, and where gradients are asked for, which it does not have on a CPU, its formula."""
+
+    def attend(query, key, value, training, score_mod, block_mask, enable_gqa, scale, **settings):
+        if not torch.is_grad_enabled():
+            named = {"score_mod": score_mod, "block_mask": block_mask, "enable_gqa": enable_gqa, "scale": scale}
+            return flex_attention(query, key, value, **named, **settings)
+        scores = query @ key.transpose(-2, -1) * scale
+        if block_mask is not None:
+            batch, _, length, seen = scores.shape
+            mask = create_mask(block_mask.mask_mod, batch, 1, length, seen, device="cpu")
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return scores.softmax(-1) @ value
+
+    monkeypatch.setattr(flex_integration, "compile_friendly_flex_attention", attend)
+
+
 def tokens(encoder: TextEncoder, **batch: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return encoder(encoder.inputs(batch)).tokens
@@ -35,7 +56,7 @@ def close(mine: torch.Tensor, other: torch.Tensor) -> None:
     torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_a_document_kept_apart_is_as_if_alone(encoder, kernel):
     set_attention(encoder, kernel)
     ids = text_batch(3)["ids"]
@@ -54,7 +75,7 @@ def test_documents_that_are_not_kept_apart_do_see_each_other(encoder):
     assert not torch.allclose(tokens(encoder, ids=ids)[0, 6:], tokens(encoder, ids=changed)[0, 6:], atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("more", ["nothing", "padding", "documents"])
 def test_some_places_are_computed_as_among_all(encoder, kernel, more):
     set_attention(encoder, kernel)
@@ -89,7 +110,7 @@ def test_the_last_layer_costs_less_at_some_places():
 
 
 @pytest.mark.parametrize("pool", ["mean", "first", "last"])
-@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_padding_changes_nothing(encoder, pool, kernel):
     set_attention(encoder, kernel)
     encoder.pool = pool
@@ -115,11 +136,21 @@ def test_attention_looks_back_only_where_it_is_called_causal(encoder):
 
 def test_kernels_agree(encoder):
     batch, found = text_batch(3), {}
-    for kernel in ("eager", "sdpa"):
+    for kernel in KERNELS:
         set_attention(encoder, kernel)
-        assert kernels_used(encoder) == {kernel}
+        here = "sdpa" if kernel == "flex" and encoder.net.config.model_type in ("gpt2", "t5") else kernel
+        assert kernels_used(encoder) == {here}
         found[kernel] = tokens(encoder, **batch)
     close(found["eager"], found["sdpa"])
+    close(found["eager"], found["flex"])
+
+
+def test_blocks_between_documents_are_skipped():
+    document = torch.arange(512)[None] // 256
+    attend, _ = isolated(document, causal=False)
+    mask = blocks_of(attend)
+    assert mask.sparsity() == 50.0
+    assert torch.equal(mask.to_dense()[0, 0].repeat_interleave(128, 0).repeat_interleave(128, 1).bool(), attend[0])
 
 
 def test_layers_cover_every_parameter_and_rise_from_the_embedding(encoder):
