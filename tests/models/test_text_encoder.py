@@ -1,11 +1,14 @@
 """Text encoders: documents apart, padding without effect, exports that plain transformers reads; every architecture."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import CLS, PAD, SEP, jitter, text_batch, text_encoder, text_spec
-from torch.nn.attention.flex_attention import create_mask, flex_attention
+from conftest import CLS, PAD, ROOT, SEP, jitter, text_batch, text_encoder, text_spec
+from torch.nn.attention.flex_attention import create_mask
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
 from transformers.integrations import flex_attention as flex_integration
@@ -31,12 +34,9 @@ def encoder(request) -> TextEncoder:
 
 @pytest.fixture(autouse=True)
 def flex_on_a_cpu(monkeypatch):
-    """FlexAttention uncompiled, and where gradients are asked for, which it does not have on a CPU, its formula."""
+    """FlexAttention's formula: the real one has no backward pass on a CPU, and a process that ran it cannot fork any more."""
 
-    def attend(query, key, value, training, score_mod, block_mask, enable_gqa, scale, **settings):
-        if not torch.is_grad_enabled():
-            named = {"score_mod": score_mod, "block_mask": block_mask, "enable_gqa": enable_gqa, "scale": scale}
-            return flex_attention(query, key, value, **named, **settings)
+    def attend(query, key, value, score_mod, block_mask, enable_gqa, scale, **settings):
         scores = query @ key.transpose(-2, -1) * scale
         if block_mask is not None:
             batch, _, length, seen = scores.shape
@@ -143,6 +143,32 @@ def test_kernels_agree(encoder):
         found[kernel] = tokens(encoder, **batch)
     close(found["eager"], found["sdpa"])
     close(found["eager"], found["flex"])
+
+
+THE_REAL_ONE = """
+import torch
+from conftest import text_batch, text_encoder
+from torch.nn.attention.flex_attention import flex_attention
+from transformers.integrations import flex_attention as integration
+from models.attention import set_attention
+
+integration.compile_friendly_flex_attention = lambda *qkv, training, **settings: flex_attention(*qkv, **settings)
+batch = text_batch(3) | {"document": (torch.arange(16) > torch.tensor([[4], [8], [11]])).long()}
+place = torch.tensor([[3, 1, 1], [7, 0, 2], [5, 4, 8]])
+for architecture in ("bert", "modernbert", "llama"):
+    encoder, found = text_encoder(architecture).eval(), []
+    for kernel in ("eager", "flex"):
+        set_attention(encoder, kernel)
+        with torch.no_grad():
+            found.append((encoder(encoder.inputs(batch)).tokens, encoder.at(encoder.inputs(batch), place)))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_flex_attention_itself_agrees():
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", THE_REAL_ONE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_blocks_between_documents_are_skipped():
