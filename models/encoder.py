@@ -75,6 +75,10 @@ class Encoder(nn.Module):
         """Encode `inputs(batch)`; `keep` (B, K) holds the patches to keep, the others never enter the blocks."""
         raise NotImplementedError
 
+    def embed(self, inputs: Any, keep: Tensor | None = None) -> Tensor:
+        """(B, D): what `forward` gives as `pooled`, and cheaper where that is read from one token."""
+        return self(inputs, keep).pooled
+
     def readouts(self, inputs: Any) -> dict[str, Tensor]:
         """Vectors (B, any width) by name among which a frozen probe may choose, the encoder's own pooling first."""
         return {"pooled": self(inputs).pooled}

@@ -1,11 +1,13 @@
-"""The last layer of networks like BERT or ModernBERT, computed only at the places that are asked for.
+"""The last layer of networks like BERT, ModernBERT or GPT-2, computed only at the places that are asked for.
 
-A masked objective reads the last layer at 15 % of the places. Keys and values are needed from everywhere, but queries, the
-projection behind attention and the whole feed-forward are not: most of a layer is saved, and nothing of the result changes.
+A masked objective reads the last layer at 15 % of the places, a tower of CLIP at one. Keys and values are needed from
+everywhere, but queries, the projection behind attention and the whole feed-forward are not: most of a layer is saved, and
+nothing of the result changes.
 
 Shapes: B rows, L tokens a row, K places asked for, D width, H heads, d their width.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
@@ -13,6 +15,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertLayer, eager_attention_forward
 from transformers.models.electra.modeling_electra import ElectraLayer
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from transformers.models.gpt2.modeling_gpt2 import eager_attention_forward as gpt2_eager_attention
 from transformers.models.modernbert.modeling_modernbert import ModernBertEncoderLayer, rotate_half
 
 from models.encoder import take
@@ -22,14 +26,14 @@ def hidden_at(net: PreTrainedModel, arguments: dict, place_BK: Tensor) -> Tensor
     """(B, K, D): the network's last hidden vectors at some places; an architecture that cannot do less computes them all."""
     if net.config.model_type not in LAYERS:
         return take(net(**arguments).last_hidden_state, place_BK)
-    return net(**arguments, place_BK=place_BK).last_hidden_state
+    return net(**arguments, place_BK=place_BK).last_hidden_state[:, : place_BK.shape[1]]
 
 
 def allow_places(net: PreTrainedModel) -> None:
     """Let the last layer of a network take `place_BK`; its weights and their names stay as they are."""
     if net.config.model_type in LAYERS:
-        layers = net.layers if net.config.model_type == "modernbert" else net.encoder.layer
-        layers[-1].__class__ = LAYERS[net.config.model_type]
+        layers = {"modernbert": lambda: net.layers, "gpt2": lambda: net.h}.get(net.config.model_type, lambda: net.encoder.layer)
+        layers()[-1].__class__ = LAYERS[net.config.model_type]
 
 
 class AtPlaces(nn.Module):
@@ -89,9 +93,38 @@ class ModernBertLayerAtPlaces(ModernBertEncoderLayer):
         return mixed_BKHd.flatten(2)
 
 
+class Gpt2BlockAtPlaces(GPT2Block):
+    """GPT-2's: norms come first, and a place sees those up to itself. K <= L; what follows the K places is of no meaning."""
+
+    def forward(
+        self, hidden_BLD: Tensor, cache: None = None, attention_mask: Tensor | None = None, *rest, place_BK=None, **settings
+    ) -> Tensor:
+        if place_BK is None:
+            return super().forward(hidden_BLD, cache, attention_mask, *rest, **settings)
+        mixed_BKD = self._attend(self.ln_1(hidden_BLD), attention_mask, place_BK)
+        asked_BKD = take(hidden_BLD, place_BK) + self.attn.resid_dropout(self.attn.c_proj(mixed_BKD))
+        asked_BKD = asked_BKD + self.mlp(self.ln_2(asked_BKD))
+        # GPT2Model wants L places back
+        return F.pad(asked_BKD, (0, 0, 0, hidden_BLD.shape[1] - place_BK.shape[1]))
+
+    def _attend(self, normed_BLD: Tensor, mask: Tensor | None, place_BK: Tensor) -> Tensor:
+        attention, width = self.attn, normed_BLD.shape[-1]
+        weight, bias = attention.c_attn.weight.T, attention.c_attn.bias
+        query_BKD = F.linear(take(normed_BLD, place_BK), weight[:width], bias[:width])
+        both = F.linear(normed_BLD, weight[width:], bias[width:]).chunk(2, dim=-1)
+        query, key, value = (x.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for x in (query_BKD, *both))
+        earlier_BKL = place_BK[..., None] >= torch.arange(normed_BLD.shape[1], device=place_BK.device)
+        mask = earlier_BKL.unsqueeze(1) if mask is None else rows_of(mask, place_BK)
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, gpt2_eager_attention)
+        dropout = attention.attn_dropout.p if self.training else 0.0
+        mixed_BKHd, _ = kernel(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
+        return mixed_BKHd.flatten(2)
+
+
 LAYERS = {  # by transformers' model type
     "bert": BertLayerAtPlaces,
     "electra": ElectraLayerAtPlaces,
+    "gpt2": Gpt2BlockAtPlaces,
     "modernbert": ModernBertLayerAtPlaces,
 }
 

@@ -92,17 +92,17 @@ class PairHead(nn.Module):
 
     def images(self, encoder: Encoder, views: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, E) unit vectors of pictures (B, C, H, W), uint8 or in [0, 1]; `keep` as in `Encoder.forward`."""
-        return unit(self.image(encoder(encoder.normalise(views), keep).pooled))
+        return unit(self.image(encoder.embed(encoder.normalise(views), keep)))
 
     def texts(self, encoder: TextEncoder, ids_BL: Tensor, present_BL: Tensor) -> Tensor:
         """(B, E) unit vectors of texts: start, text, end, padding, of which `present_BL` (bool) leaves the padding out."""
-        hidden_BLD = encoder(encoder.inputs({"ids": ids_BL, "present": present_BL})).tokens
+        inputs = encoder.inputs({"ids": ids_BL, "present": present_BL})
         if self.text_pool == "end":
             vocabulary = encoder.vocabulary
             place_B = end_places(ids_BL, present_BL, vocabulary.end, has_start=vocabulary.start is not None)
-            pooled_BD = hidden_BLD[torch.arange(len(place_B), device=place_B.device), place_B]
+            pooled_BD = encoder.at(inputs, place_B[:, None])[:, 0]
         else:
-            pooled_BD = encoder.pooled(hidden_BLD, present_BL, self.text_pool)
+            pooled_BD = encoder.pooled(encoder(inputs).tokens, present_BL, self.text_pool)
         return unit(self.text(pooled_BD))
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.encoder import Encoder, Features, take
+from models.last_block import allow_part
 from models.positions import sincos_positions
 from models.weights import load_strictly
 
@@ -79,6 +80,9 @@ class TimmEncoder(Encoder):
         self.set_drop_path(drop_path)
         self.width = getattr(self.net, "head_hidden_size", self.net.num_features)
         self.drops_patches = hasattr(self.net, "_pos_embed") and hasattr(self.net, "blocks")
+        self.reads_one_token = (
+            self.drops_patches and getattr(self.net, "global_pool", "") == "token" and allow_part(self.blocks[-1])
+        )
         self.patch_size = self.arguments.get("patch_size", 0)
         self.num_patches = self.num_tokens = (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
         for statistic in ("mean", "std"):
@@ -148,13 +152,27 @@ class TimmEncoder(Encoder):
             tokens_BND = maps.flatten(2).mT if maps.ndim == 4 and maps.shape[1] == self.width else maps.flatten(1, -2)
             return Features(tokens_BND, pooled_BD, tokens_BND[:, :0])
         num_prefix = self.net.num_prefix_tokens
-        hidden_BLD = self.net._pos_embed(self.net.patch_embed(inputs))  # L = P + N
-        if keep is not None:
-            patches_BKD = take(hidden_BLD[:, num_prefix:], keep)
-            hidden_BLD = torch.cat([hidden_BLD[:, :num_prefix], patches_BKD], dim=1)
-        hidden_BLD = self.net.norm(self.net.blocks(self.net.norm_pre(hidden_BLD)))
+        hidden_BLD = self.net.norm(self.net.blocks(self._entered(inputs, keep)))
         pooled_BD = self.net.forward_head(hidden_BLD, pre_logits=True)
         return Features(hidden_BLD[:, num_prefix:], pooled_BD, hidden_BLD[:, :num_prefix])
+
+    def embed(self, inputs: Tensor, keep: Tensor | None = None) -> Tensor:
+        if not self.reads_one_token:
+            return super().embed(inputs, keep)
+        hidden_BLD = self._entered(inputs, keep)
+        for block in self.net.blocks[:-1]:
+            hidden_BLD = block(hidden_BLD)
+        class_B1D = self.net.blocks[-1](hidden_BLD, part=slice(1))
+        return self.net.forward_head(self.net.norm(class_B1D), pre_logits=True)
+
+    def _entered(self, inputs: Tensor, keep: Tensor | None) -> Tensor:
+        """(B, L, D): what goes into the blocks."""
+        hidden_BLD = self.net._pos_embed(self.net.patch_embed(inputs))  # L = P + N
+        if keep is not None:
+            num_prefix = self.net.num_prefix_tokens
+            patches_BKD = take(hidden_BLD[:, num_prefix:], keep)
+            hidden_BLD = torch.cat([hidden_BLD[:, :num_prefix], patches_BKD], dim=1)
+        return self.net.norm_pre(hidden_BLD)
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         recipe = {

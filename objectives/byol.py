@@ -63,7 +63,7 @@ class BYOL(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         first, second = (self.encoder.normalise(view) for view in self.two_views(batch, draw))
-        one_bE, other_bE = (self.projector(self.encoder(view).pooled) for view in (first, second))
+        one_bE, other_bE = (self.projector(self.encoder.embed(view)) for view in (first, second))
         loss = regression(self.predictor(one_bE), self.teacher(second)) + regression(
             self.predictor(other_bE), self.teacher(first)
         )

@@ -108,7 +108,7 @@ class DINO(Objective):
         crops = [self.encoder.normalise(crop) for crop in self.augment(batch, draw)]
         large, small = crops[:NUM_GLOBAL], crops[NUM_GLOBAL:]
         frozen = self.progress < self.freeze_prototypes
-        features = [self.encoder(torch.cat(part)).pooled for part in (large, small) if part]  # one pass a resolution
+        features = [self.encoder.embed(torch.cat(part)) for part in (large, small) if part]  # one pass a resolution
         student_VbK = self.head(torch.cat(features), frozen).unflatten(0, (len(crops), -1))
         teacher_GbK = self.teacher(torch.cat(large)).unflatten(0, (NUM_GLOBAL, -1))
         temperature = rise(*self.teacher_temperature, self.progress, self.temperature_warmup)

@@ -73,7 +73,7 @@ class FeatureDistillation(Objective):
         view = batch["views"][:, 0]
         features_bT = self.teacher(view)
         target_bT = F.layer_norm(features_bT, features_bT.shape[1:])
-        student_bD = self.encoder(self.encoder.normalise(view)).pooled
+        student_bD = self.encoder.embed(self.encoder.normalise(view))
         predicted_bT = at_least_float32(self.projection(student_bD))
         report = {
             "agreement": F.cosine_similarity(predicted_bT.detach(), target_bT).mean(),
@@ -130,7 +130,7 @@ class LogitDistillation(Objective):
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         view = batch["views"][:, 0]
         target_bC = self.teacher(view)
-        student_bC = self.head(self.encoder(self.encoder.normalise(view)).pooled)
+        student_bC = self.head(self.encoder.embed(self.encoder.normalise(view)))
         agreement = (student_bC.detach().argmax(dim=1) == target_bC.argmax(dim=1)).float().mean()
         return Outcome(softened_divergence(student_bC, target_bC, self.temperature), {"agreement": agreement})
 
@@ -186,4 +186,4 @@ class FixedTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, view: Tensor) -> Tensor:
         """(b, C, H, W) uint8 -> (b, T), the pooled features, or what a head makes of them."""
-        return at_least_float32(self.head(self.encoder(self.encoder.normalise(view)).pooled))
+        return at_least_float32(self.head(self.encoder.embed(self.encoder.normalise(view))))

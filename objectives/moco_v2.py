@@ -82,7 +82,7 @@ class MoCoV2(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         query_view, key_view = (self.encoder.normalise(view) for view in self.two_views(batch, draw))
-        query_bE = self.projector(self.encoder(query_view).pooled)
+        query_bE = self.projector(self.encoder.embed(query_view))
         key_bE = F.normalize(at_least_float32(self.teacher(key_view)), dim=1)
         loss, accuracy = contrast_with_queue(query_bE, key_bE, self.queue.keys_KE, self.temperature)
         if torch.is_grad_enabled():  # a step, or a part of one

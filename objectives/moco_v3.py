@@ -80,7 +80,7 @@ class MoCoV3(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         first, second = (self.encoder.normalise(view) for view in self.two_views(batch, draw))
-        queries = [self.predictor(self.projector(self.encoder(view).pooled)) for view in (first, second)]
+        queries = [self.predictor(self.projector(self.encoder.embed(view))) for view in (first, second)]
         keys = [self.teacher(view) for view in (first, second)]
         one, accuracy = contrast(queries[0], keys[1], self.temperature)
         other, accuracy_too = contrast(queries[1], keys[0], self.temperature)

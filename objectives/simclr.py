@@ -69,7 +69,7 @@ class SimCLR(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         images = self.encoder.normalise(torch.cat(self.two_views(batch, draw)))  # all first views, then all second ones
-        first_bE, second_bE = self.projector(self.encoder(images).pooled).chunk(2)
+        first_bE, second_bE = self.projector(self.encoder.embed(images)).chunk(2)
         loss, accuracy = nt_xent(first_bE, second_bE, self.temperature)
         return Outcome(loss, {"accuracy": accuracy})
 

@@ -52,7 +52,7 @@ class Supervised(Objective):
         target = F.one_hot(label, self.head.out_features).float()
         if self.mix > 0:
             images, target = mix_pairs(images.float().div(255), target, draw, self.mix)
-        logits = self.head(self.encoder(self.encoder.normalise(images)).pooled).float()
+        logits = self.head(self.encoder.embed(self.encoder.normalise(images))).float()
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         return Outcome(loss, {"accuracy": (logits.detach().argmax(1) == label).float().mean()})
 
@@ -61,7 +61,7 @@ class Supervised(Objective):
 
     def classify(self, batch: Batch) -> Tensor:
         """(B, classes) scores."""
-        return self.head(self.encoder(self.encoder.inputs(batch)).pooled)
+        return self.head(self.encoder.embed(self.encoder.inputs(batch)))
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """The augmented pictures."""

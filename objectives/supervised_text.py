@@ -43,4 +43,4 @@ class SupervisedText(Objective):
 
     def classify(self, batch: Batch) -> Tensor:
         """(B, classes) scores, or (B, 1) where there are none."""
-        return self.head(self.dropout(self.encoder(self.encoder.inputs(batch)).pooled))
+        return self.head(self.dropout(self.encoder.embed(self.encoder.inputs(batch))))

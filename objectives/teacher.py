@@ -41,7 +41,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) normalised pictures -> (B, E), what the head makes of the pooled features."""
-        return self.head(self.encoder(images).pooled)
+        return self.head(self.encoder.embed(images))
 
     @torch.no_grad()
     def follow(self, encoder: Encoder, head: nn.Module, momentum: float) -> None:

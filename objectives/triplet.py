@@ -60,7 +60,7 @@ class Triplet(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         images = self.encoder.normalise(torch.cat(self.two_views(batch, draw)))
-        first_bE, second_bE = self.projector(self.encoder(images).pooled).chunk(2)
+        first_bE, second_bE = self.projector(self.encoder.embed(images)).chunk(2)
         loss, accuracy = hardest_triplets(first_bE, second_bE, self.margin)
         return Outcome(loss, {"accuracy": accuracy, "embedding_std": feature_std(first_bE)})
 

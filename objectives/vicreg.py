@@ -60,7 +60,7 @@ class VICReg(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         views = (self.encoder.normalise(view) for view in self.two_views(batch, draw))
-        first_bE, second_bE = (self.expander(self.encoder(view).pooled) for view in views)
+        first_bE, second_bE = (self.expander(self.encoder.embed(view)) for view in views)
         terms = vicreg_terms(first_bE, second_bE)
         loss = sum(self.weights[name] * term for name, term in terms.items())
         report = {name: term.detach() for name, term in terms.items()}

@@ -47,7 +47,7 @@ def extract(
     """
 
     def pooled(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"pooled": encoder(encoder.inputs(batch)).pooled}
+        return {"pooled": encoder.embed(encoder.inputs(batch))}
 
     read, batches_read = _read(encoder, pooled, data, split, limit, workers, precision)
     return read["pooled"], batches_read["label"]

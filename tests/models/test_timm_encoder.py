@@ -5,7 +5,9 @@ import json
 import pytest
 import timm
 import torch
+from conftest import jitter
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.spec import DataSpec
 from errors import BadInput
@@ -153,3 +155,39 @@ def test_attention_is_chosen_by_device_and_length():
     assert "xFormers" in reason
     with pytest.raises(BadInput, match="did you mean eager"):
         choose_attention("eagr", "cpu", "fp32", 64)
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_clip_quickgelu_224", "deit3_small_patch16_224"])
+def test_the_class_token_alone_is_as_among_all(spec, kernel, name):
+    torch.manual_seed(0)
+    encoder = TimmEncoder(spec, name, depth=2, pool="token", settings={"embed_dim": 96, "num_heads": 3}).double().eval()
+    jitter(encoder)
+    set_attention(encoder, kernel)
+    images, keep = torch.rand(2, 3, 32, 32).double(), torch.tensor([[5, 1, 7], [0, 2, 3]])
+    for keep_BK in (None, keep):
+        found, weights = [], list(encoder.parameters())
+        for pooled in (encoder.embed(images, keep_BK), encoder(images, keep_BK).pooled):
+            grads = torch.autograd.grad(pooled.square().sum(), weights, allow_unused=True)
+            found.append((pooled, [grad for grad in grads if grad is not None]))
+        torch.testing.assert_close(*found)
+
+
+def test_the_class_token_alone_costs_less(spec):
+    encoder, images = TimmEncoder(spec, "vit_tiny_patch16_224", depth=1, pool="token"), torch.rand(1, 3, 32, 32)
+
+    def flops(run) -> int:
+        with FlopCounterMode(display=False) as counter:
+            run(images)
+        return counter.get_total_flops()
+
+    width, length = 192, 65
+    # query, output and feed-forward of all tokens but one; their scores and mixing
+    spared = 2 * 64 * (2 + 8) * width**2 + 2 * 64 * 2 * length * width
+    assert flops(encoder) - flops(encoder.embed) == spared
+
+
+def test_a_mean_of_patches_needs_them_all(spec):
+    encoder, images = TimmEncoder(spec, "vit_tiny_patch16_224", depth=1).eval(), torch.rand(1, 3, 32, 32)
+    assert not encoder.reads_one_token
+    assert torch.equal(encoder.embed(images), encoder(images).pooled)
