@@ -159,14 +159,20 @@ class TextEncoder(Encoder):
         return hidden_at(self.net, self.arguments(inputs), place_BK)
 
     def readouts(self, inputs: TextInputs) -> dict[str, Tensor]:
-        """Every layer and pooling as (B, D), the encoder's own choice first."""
+        """Every layer and pooling as (B, D), the encoder's own choice first; last the means of all layers side by side.
+
+        Layers know different things, and a linear probe learns how to mix them (Devlin et al. 2019, table 7). Of random weights
+        all layers say the same.
+        """
         hidden = self.net(**self.arguments(inputs), output_hidden_states=True).hidden_states
         read = {"pooled": self.pooled(hidden[-1], inputs.present, self.pool)}
         for layer, hidden_BLD in enumerate(hidden):
             for pool in POOLS:
                 if (layer, pool) != (len(hidden) - 1, self.pool) and not (layer == 0 and pool != "mean"):
                     read[f"layer {layer} {pool}"] = self.pooled(hidden_BLD, inputs.present, pool)
-        return read
+        return read | {
+            "all layers": torch.cat([self.pooled(hidden_BLD, inputs.present, "mean") for hidden_BLD in hidden], dim=1)
+        }
 
     @staticmethod
     def pooled(hidden_BLD: Tensor, present_BL: Tensor | None, pool: str) -> Tensor:

@@ -214,7 +214,9 @@ def test_readouts_are_layers_and_pools_with_the_encoders_own_first(encoder):
         read, features = encoder.readouts(inputs), encoder(inputs)
     assert next(iter(read)) == "pooled"
     close(read["pooled"], features.pooled)
-    assert len(read) == 1 + 1 + 3 + 2  # own; the embedding's mean; the first block; the last, less its own
+    assert len(read) == 1 + 1 + 3 + 2 + 1  # own; the embedding's mean; the first block; the last, less its own; all of them
+    means = [read["layer 0 mean"], read["layer 1 mean"], read["pooled"]]
+    close(read.pop("all layers"), torch.cat(means, dim=1))
     close(read["layer 2 last"][1], features.tokens[1, 8])
     close(read["layer 2 first"], features.tokens[:, 0])
     assert all(value.shape == (2, 32) for value in read.values())
