@@ -3,20 +3,25 @@
 Every objective gets the same FLOPs (conf/experiment/novels.yaml) and five seeds. Each encoder is judged by a linear probe and
 by fine-tuning on two tasks, and so are random initialisations with the same tokenizer; TF-IDF stands beside them. Half of a
 task's sentences are its test split: the tenth that the files set apart cannot show differences of two points. Prints a table,
-and what the training took. Finished parts are not repeated: the same command goes on where it stopped.
+and what the training took. Finished parts are not repeated: the same command goes on where it stopped, and makes no seed
+that stands whole in the records, benchmarks/results/novels.jsonl.
 
     python benchmarks/novels.py <novels.zip> <sentences.zip with mr/ and subj/> [--folder outputs/novels] [--seeds 0 1 2 3 4]
+    python benchmarks/novels.py --table    # of what is there
 
 Two processes with other seeds in the same folder share the work.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from sklearn.model_selection import train_test_split
@@ -40,7 +45,15 @@ OBJECTIVES = {  # the words that each is trained with
 }
 FIRST_OF_MODEL = {"modernbert_mini": "mlm", "llama_mini": "causal_lm", "t5_mini": "span_corruption"}  # lends its tokenizer
 TASKS = ("mr", "subj")
-FINETUNE = ("transfer.base_lr=8e-3", "transfer.layer_decay=1")  # 1e-3 at a batch of 32: the usual 1e-4 is for wider models
+# 1e-3 at a batch of 32: the usual 1e-4 is for wider models; and a tenth of the labels, or fine-tuning would be most of the cost
+FINETUNE = ("transfer.base_lr=8e-3", "transfer.layer_decay=1", "label_fraction=0.1")
+
+RECORDS = HOME / "benchmarks" / "results" / "novels.jsonl"
+RECORDED = {  # of a result, and of what it holds; no paths
+    "kind": None, "objective": None, "model": None, "data": None, "seed": None, "seconds": None,
+    "budget_spent": ("samples", "flops"), "metrics": ("last_loss", "accuracy", "readout"),
+    "transfer": ("protocol", "data", "label_fraction"),
+}  # fmt: skip
 
 
 def command(script: str, *words: str) -> None:
@@ -120,6 +133,42 @@ def results_in(folder: Path) -> list[Result]:
     return [read_result(path) for path in sorted(folder.rglob("result.json"))]
 
 
+def part_of(result: Result) -> tuple:
+    """What a result is of: no part is made or counted twice."""
+    made = result.transfer or {}
+    return result.kind, result.objective, result.model, result.seed, made.get("protocol"), made.get("data")
+
+
+def read_records(path: Path) -> list[Result]:
+    """What earlier calls have made; none where there is no such file."""
+    return [Result(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_records(results: Iterable[Result], path: Path) -> list[Result]:
+    """Add results to the records, one line each, in an order that does not depend on when they were made; all of them."""
+    parts = {part_of(result): result for result in (*read_records(path), *results)}
+    kept = [parts[part] for part in sorted(parts, key=str)]
+    lines = [json.dumps({name: cut(getattr(result, name), names) for name, names in RECORDED.items()}) for result in kept]
+    path.with_suffix(".part").write_text("".join(f"{line}\n" for line in lines))
+    path.with_suffix(".part").replace(path)
+    return kept
+
+
+def cut(value: Any, names: tuple[str, ...] | None) -> Any:
+    """A dictionary with some of its entries, anything else as it is."""
+    return {name: value[name] for name in names if name in value} if names and value else value
+
+
+def is_whole(seed: int, records: list[Result]) -> bool:
+    """Whether all that `run` makes of a seed stands in the records."""
+    of_seed = [result for result in records if result.seed == seed]
+    trained = {result.objective for result in of_seed if result.kind == "pretrain"}
+    judged = Counter(result.transfer["protocol"] for result in of_seed if result.transfer)
+    num_encoders = len(OBJECTIVES) + len(FIRST_OF_MODEL)
+    wanted = {"linear": num_encoders, "finetune": num_encoders, "tfidf": 1}
+    return trained == {*OBJECTIVES} and judged == {name: num * len(TASKS) for name, num in wanted.items()}
+
+
 def tables(results: list[Result]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """(accuracy in % by row, task and protocol; what it is above random weights of the same seed; what training took)."""
     if not any(result.kind == "transfer" for result in results):
@@ -131,6 +180,8 @@ def tables(results: list[Result]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFr
             spent.append((result.objective, result.model, result.budget_spent["samples"], minutes, loss))
         else:
             protocol = {"finetune": "fine-tuned"}.get(result.transfer["protocol"], "linear")
+            if (share := result.transfer["label_fraction"]) < 1:
+                protocol += f" @ {share:g}"
             objective = "TF-IDF" if result.transfer["protocol"] == "tfidf" else result.objective
             task = f"{result.transfer['data']} {protocol}"
             judged.append((objective, result.model, task, result.seed, 100 * result.metrics["accuracy"]))
@@ -156,17 +207,22 @@ def spoken(values: pd.Series) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("novels", type=Path)
-    parser.add_argument("sentences", type=Path)
+    parser.add_argument("archives", type=Path, nargs="*", help="the .zip of novels, and that of the sentences")
     parser.add_argument("--folder", type=Path, default=HOME / "outputs" / "novels")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="none: only the table of what is there")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--records", type=Path, default=RECORDS, help="by default benchmarks/results/novels.jsonl")
+    parser.add_argument("--table", action="store_true", help="print what lies in the records and the folder, make nothing")
     given = parser.parse_args()
-    for path in (given.novels, given.sentences) if given.seeds else ():
+    if len(given.archives) != 2 and not given.table:
+        parser.error("two archives are needed: the novels, and the sentences; or --table")
+    for path in given.archives:
         if not path.exists():
             parser.error(f"there is no '{path}'")
     try:
-        run(given.seeds, given.folder.resolve(), given.novels.resolve(), given.sentences.resolve())
-        accuracy, above, cost = tables(results_in(given.folder))
+        if not given.table:
+            missing = [seed for seed in given.seeds if not is_whole(seed, read_records(given.records))]
+            run(missing, given.folder.resolve(), *(path.resolve() for path in given.archives))
+        accuracy, above, cost = tables(write_records(results_in(given.folder), given.records))
     except BadInput as error:
         parser.error(str(error))
     except subprocess.CalledProcessError as error:  # its own line says why

@@ -295,6 +295,32 @@ def test_the_table_of_the_novels_takes_differences_within_seeds():
     assert cost.loc[("mlm", "bert_mini"), "minutes"] == 1
 
 
+def test_seeds_that_stand_whole_in_the_records_are_not_made_again(tmp_path):
+    def transfer(protocol: str, objective: str, model: str, seed: int) -> list[Result]:
+        made = {"protocol": protocol, "label_fraction": 1.0}
+        return [
+            Result("transfer", objective, model, "text_files", seed, transfer=made | {"data": task}) for task in novels.TASKS
+        ]
+
+    def made(seed: int) -> list[Result]:
+        models = {objective: words[0].removeprefix("model=") for objective, words in novels.OBJECTIVES.items()}
+        encoders = [*models.items(), *(("random", model) for model in novels.FIRST_OF_MODEL)]
+        judged = [transfer(protocol, *names, seed) for protocol in ("linear", "finetune") for names in encoders]
+        trained = [Result("pretrain", *names, "text_files", seed, versions={"torch": "2"}) for names in models.items()]
+        return trained + sum(judged, transfer("tfidf", "random", "modernbert_mini", seed))
+
+    path, parts = tmp_path / "novels.jsonl", [*made(3), *made(1)[:-1]]
+    assert novels.read_records(path) == []
+    kept = novels.write_records(parts[::-1], path)
+    assert len(kept) == len(parts) == len(path.read_text().splitlines())
+    before = path.read_text()
+    assert "torch" not in before
+    assert "/home/me" not in before
+    again = novels.write_records(parts[5:9], path)
+    assert path.read_text() == before
+    assert [novels.is_whole(seed, again) for seed in (1, 2, 3)] == [False, False, True]
+
+
 def test_the_table_beside_open_clip_has_paired_differences():
     ours, theirs = (0.3, 0.4, 0.5), (0.28, 0.35, 0.47)
     rest = dict.fromkeys(image_text.SHOWN, 1.0) | {"parameters": 2e6, "chance_accuracy": 0.25}
