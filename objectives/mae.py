@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder, take
+from models.last_block import allow_part
 from models.positions import sincos_positions
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
@@ -74,6 +75,7 @@ class MaskedAutoencoder(Objective):
             ),
             nn.LayerNorm(decoder_width, eps=1e-6),
         )
+        allow_part(self.decoder[-2])
         self.predict = nn.Linear(decoder_width, patch**2 * spec.channels)
         self._initialise()
 
@@ -117,8 +119,11 @@ class MaskedAutoencoder(Objective):
         tokens = torch.cat([known, unknown], dim=1) + torch.cat(
             [place_of_prefix, self.positions_LE[num_prefix:][place_BN]], dim=1
         )
-        decoded = self.decoder(tokens)
-        return self.predict(decoded[:, num_prefix + num_visible :])  # only where there is a target
+        *blocks, last, norm = self.decoder
+        for block in blocks:
+            tokens = block(tokens)
+        decoded = last(tokens, part=slice(num_prefix + num_visible, None))  # only where there is a target
+        return self.predict(norm(decoded))
 
     def target(self, images: Tensor, hidden_BM: Tensor) -> Tensor:
         """(B, M, X): the pixels of the hidden patches, each normalised by its mean and unbiased variance if asked."""

@@ -88,16 +88,16 @@ def normalised(own: MaskedAutoencoder, work: Work) -> Tensor:
     return own.encoder.normalise(work.pixels()[: 2 * work.batch, 0])
 
 
-def peers() -> dict[str, Peer]:
+def peers(target: float) -> dict[str, Peer]:
     return {
-        "huggingface": Peer(huggingface, "Hugging Face ViTMAEForPreTraining and Trainer", 1.7),
-        "lightly": Peer(lightly, "lightly under Lightning", 1.35),
+        "huggingface": Peer(huggingface, "Hugging Face ViTMAEForPreTraining and Trainer", target),
+        "lightly": Peer(lightly, "lightly under Lightning", target),
     }
 
 
 SMALL = ("model.depth=1", "objective.decoder_width=32", "objective.decoder_depth=1", "objective.decoder_heads=2")
 TOY = Work("mae", "vit_t", batch=4, image_size=32, words=SMALL)
 CASES = {
-    "mae": Case(Work("mae", "vit_t", batch=128, image_size=64), TOY, peers()),
-    "mae_vit_b": Case(Work("mae", "vit_b", batch=128, image_size=64), TOY, peers(), batch_fp32=16),
+    "mae": Case(Work("mae", "vit_t", batch=128, image_size=64), TOY, peers(1.7)),
+    "mae_vit_b": Case(Work("mae", "vit_b", batch=128, image_size=64), TOY, peers(1.35), batch_fp32=16),
 }
