@@ -5,7 +5,7 @@ within a round. Peak memory is that of the whole process, with the same librarie
 
     python benchmarks/run.py                         # everything; at most 25 minutes on two cores
     python benchmarks/run.py mlm mae --peer huggingface --precision bf16 --rounds 7
-    python benchmarks/run.py --table                 # what lies in benchmarks/results, as markdown
+    python benchmarks/run.py --table --precision fp32    # what lies in benchmarks/results, as markdown
 """
 
 import argparse
@@ -129,7 +129,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", help=f"any of {', '.join((*TRAINED, 'startup'))}; by default all")
     parser.add_argument("--peer", action="append", help="compare with this one only; may come several times")
-    parser.add_argument("--precision", default="auto", help="auto (bf16 where the hardware has it), fp32 or bf16")
+    parser.add_argument(
+        "--precision", default="auto", help="auto (bf16 where the hardware has it; all in a table), fp32 or bf16"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each side in each round, at least one step")
     parser.add_argument("--toy", action="store_true", help="at toy size: shows that it runs, measures nothing")
@@ -139,7 +141,7 @@ def main() -> int:
     chosen = parser.parse_args()
     folder = chosen.results or (Path(tempfile.mkdtemp()) if chosen.toy else RESULTS)
     if chosen.table:
-        print(markdown(read_all(folder)))
+        print(markdown([found for found in read_all(folder) if chosen.precision in ("auto", found.get("precision"))]))
         return 0
     names = chosen.case or [*TRAINED, "startup"]
     for name in names:

@@ -1,16 +1,18 @@
 """Fast paths against slow ones: same loss and gradients, to 1e-5 in fp32 and 1e-2 in bf16 (or bf16's own error, if larger).
 
-Slow is: every place of the last layer and every logit in one product, and PyTorch's fused attention instead of plain products.
+Slow is: every place of the last layer (of pictures: every token of the last block) and every logit in one product, and PyTorch's fused attention instead of plain products.
 """
 
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from benchmarks.run import case_named
 from models import last_layer
 from models.attention import set_attention
+from models.last_block import BlockOfPart
 from objectives import causal_lm, token_head
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective
@@ -45,6 +47,7 @@ def test_fast_paths_give_the_slow_ones_loss_and_gradients(name, precision, monke
 
     set_attention(objective, "sdpa")
     monkeypatch.setattr(last_layer, "LAYERS", {})  # of none it is known how to compute some places only
+    monkeypatch.setattr(BlockOfPart, "forward", lambda block, x, part=None: Block.forward(block, x)[:, part or slice(None)])
     for module in (causal_lm, token_head):
         monkeypatch.setattr(module, "linear_cross_entropy", slow_cross_entropy)
     slow_loss, slow = gradients(objective, batch, precision)
