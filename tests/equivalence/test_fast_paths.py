@@ -1,6 +1,7 @@
 """Fast paths against slow ones: same loss and gradients, to 1e-5 in fp32 and 1e-2 in bf16 (or bf16's own error, if larger).
 
-Slow is: every place of the last layer (of pictures: every token of the last block) and every logit in one product, and PyTorch's fused attention instead of plain products.
+Slow is: every place of the last layer (of pictures: every token of the last block) and every logit in one product, and
+PyTorch's fused attention instead of plain products.
 """
 
 import pytest
