@@ -141,7 +141,8 @@ def main() -> int:
     chosen = parser.parse_args()
     folder = chosen.results or (Path(tempfile.mkdtemp()) if chosen.toy else RESULTS)
     if chosen.table:
-        print(markdown([found for found in read_all(folder) if chosen.precision in ("auto", found.get("precision"))]))
+        asked = chosen.precision
+        print(markdown([found for found in read_all(folder) if asked in ("auto", found.get("precision", asked))]))
         return 0
     names = chosen.case or [*TRAINED, "startup"]
     for name in names:

@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 from scipy import stats
 
-from benchmarks import gpu, growth, image_text, machine, novels, overhead, run, sides
+from benchmarks import gpu, growth, image_text, kernels, machine, novels, overhead, run, sides
 from benchmarks.cases import startup
 from benchmarks.gate import SideFailed, SideProcess
 from benchmarks.gpu import CASES as GPU_CASES
@@ -131,6 +131,17 @@ RECORD = {
 
 def test_ratios_are_taken_within_rounds():
     assert ratio(RECORD["rates"]["ours"], RECORD["rates"]["hf"]) == (3.0, 1.5, 3.0)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("mlm", "fp32"), ("clip", "bf16")])
+def test_kernels_share_the_time_of_a_step(name, precision):
+    found = kernels.measured(case_named(name).toy, precision, num_steps=1)
+    shares = {kind: found[kind] for kind in (*kernels.KINDS, "the rest")}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert {kind for kind, share in shares.items() if share == 0} == ({"convolutions"} if name == "mlm" else set())
+    assert 0 < found["bound"] < found["step"]
+    named = {"aten::bmm": "attention's products", "aten::addmm": "matrix products", "aten::copy_": "copies and conversions"}
+    assert {kernel: kernels.kind_of(kernel) for kernel in named} == named
 
 
 def test_overhead_is_what_the_parts_leave_over():
