@@ -29,7 +29,7 @@ from training.trainer import prepare_speed, resolve_precision
 WARM = 2  # steps before the clock runs
 KINDS = {  # of kernels, by what their names contain; the first that fits
     "matrix products": ("aten::mm", "addmm"),
-    "attention's products": ("bmm",),
+    "attention": ("bmm", "attention"),  # products, or the fused kernel
     "convolutions": ("convolution",),
     "softmax": ("softmax",),
     "activation": ("gelu", "relu", "silu", "sigmoid", "tanh"),

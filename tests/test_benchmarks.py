@@ -138,9 +138,10 @@ def test_kernels_share_the_time_of_a_step(name, precision):
     found = kernels.measured(case_named(name).toy, precision, num_steps=1)
     shares = {kind: found[kind] for kind in (*kernels.KINDS, "the rest")}
     assert sum(shares.values()) == pytest.approx(1)
-    assert {kind for kind, share in shares.items() if share == 0} == ({"convolutions"} if name == "mlm" else set())
+    without = {"convolutions", "softmax"} if name == "mlm" else set()  # fp32's attention is fused
+    assert {kind for kind, share in shares.items() if share == 0} == without
     assert 0 < found["bound"] < found["step"]
-    named = {"aten::bmm": "attention's products", "aten::addmm": "matrix products", "aten::copy_": "copies and conversions"}
+    named = {"aten::bmm": "attention", "aten::addmm": "matrix products", "aten::copy_": "copies and conversions"}
     assert {kernel: kernels.kind_of(kernel) for kernel in named} == named
 
 

@@ -53,8 +53,10 @@ def test_every_choice_stands_in_the_readme():
             assert re.search(rf"[`( ]{path.stem}[` ]", row), f"{group}={path.stem} is not in the README"
 
 
-def test_the_speed_table_is_the_one_that_the_records_give():
-    assert markdown(read_all()) in README
+def test_the_speed_tables_are_what_the_records_give():
+    lines = README.splitlines()
+    for line in markdown(read_all()).splitlines()[2:]:
+        assert lines.count(line) == 1, line
 
 
 def test_the_files_it_links_to_exist():

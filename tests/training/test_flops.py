@@ -42,8 +42,10 @@ def test_mae_flops_equal_the_hand_formula(vit, spec):
     mae = MaskedAutoencoder(vit, spec, decoder_width=64, decoder_depth=2, decoder_heads=2)
     encoder = vit_forward(192, 2, 17, 64, 48)
     decoder = vit_forward(64, 2, 65, 0, 0) + 2 * 17 * 192 * 64 + 2 * 48 * 64 * 48
+    # the last block: no query, output and feed-forward at visible places, nor what those would mix
+    spared = 2 * 17 * (2 + 8) * 64**2 + 2 * 17 * 2 * 65 * 64
     counted = sample_flops(mae, image_batch(8, 1), 64)
-    assert counted == pytest.approx(3 * (encoder + decoder) - 2 * 64 * 48 * 192, rel=0.02)
+    assert counted == pytest.approx(3 * (encoder + decoder - spared) - 2 * 64 * 48 * 192, rel=0.02)
 
 
 def test_simclr_counts_both_views_and_all_pairs(vit, spec):
