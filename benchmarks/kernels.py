@@ -1,12 +1,14 @@
 """In which kernels a training step on a CPU spends its time, beside what its matrix products alone must take.
 
-python benchmarks/kernels.py mae mae_vit_b          # at the size and precision of run.py
+The step is that of the bare loop, at the size and in the precision of `run.py`.
+
+    python benchmarks/kernels.py mae mae_vit_b
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -14,19 +16,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gate import until_stopped
 from benchmarks.machine import matmul_flops
-from benchmarks.overhead import CASES
-from benchmarks.run import case_named
-from benchmarks.sides import HALF, trainer_settings
+from benchmarks.overhead import cases_asked, watched_cases
+from benchmarks.run import WARM, case_named
+from benchmarks.sides import HALF, bare
 from benchmarks.works import Work
-from conf import build
-from errors import nearest
-from objectives.draw import Draw
 from reports.markdown import plain_table
 from training.flops import sample_flops
-from training.trainer import prepare_speed, resolve_precision
+from training.trainer import resolve_precision
 
-WARM = 2  # steps before the clock runs
 KINDS = {  # of kernels, by what their names contain; the first that fits
     "matrix products": ("aten::mm", "addmm"),
     "attention": ("bmm", "attention"),  # products, or the fused kernel
@@ -39,23 +38,31 @@ KINDS = {  # of kernels, by what their names contain; the first that fits
 }
 
 
-def step_of(work: Work, precision: str) -> tuple[Callable[[int], None], float]:
-    """(one step of the bare loop, given its number; FLOPs of it)."""
-    objective = work.build()
-    prepare_speed(objective, trainer_settings(work, precision, "cpu"))
-    batches = work.batches(objective)
-    optimizer = build(work.config["optimizer"]).optimizer(objective, work.batch)
-    flops = sample_flops(objective, batches.batch(0), work.batch) * work.batch
+class Finished(Exception):
+    """Enough steps have been seen."""
 
-    def step(number: int) -> None:
-        batch = batches.batch(number)
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", HALF.get(precision), enabled=precision in HALF):
-            loss = objective(batch, Draw(0, batch["epoch"], batch["index"])).loss
-        loss.backward()
-        optimizer.step()
 
-    return step, flops
+class Watch:
+    """A gate that times some steps, profiles one more, and ends the loop."""
+
+    def __init__(self, num_steps: int):
+        self.num_steps, self.took, self.profiled = num_steps, [], profile(activities=[ProfilerActivity.CPU])
+
+    def describe(self, **facts: float) -> None:
+        self._began = time.perf_counter()
+
+    def step(self, **facts: float) -> None:
+        self.took.append(time.perf_counter() - self._began)
+        if len(self.took) == WARM + self.num_steps:
+            self.profiled.start()
+        elif len(self.took) > WARM + self.num_steps:
+            self.profiled.stop()
+            raise Finished
+        self._began = time.perf_counter()
+
+    @property
+    def fastest(self) -> float:
+        return min(self.took[WARM:-1])
 
 
 def kind_of(kernel: str) -> str:
@@ -64,34 +71,26 @@ def kind_of(kernel: str) -> str:
 
 def measured(work: Work, precision: str, num_steps: int) -> dict[str, float]:
     """Seconds of the fastest step, those that its products take at the measured rate, and shares of the time by kind."""
-    step, flops = step_of(work, precision)
-    took = []
-    for number in range(WARM + num_steps):
-        began = time.perf_counter()
-        step(number)
-        took.append(time.perf_counter() - began)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        step(WARM + num_steps)
+    objective = work.build()
+    flops = sample_flops(objective, work.batches(objective).batch(0), work.batch) * work.batch
+    watch = Watch(num_steps)
+    with suppress(Finished):
+        bare(watch, work, precision)
     seconds = dict.fromkeys([*KINDS, "the rest"], 0.0)
-    for event in profiled.key_averages():
+    for event in watch.profiled.key_averages():
         seconds[kind_of(event.key)] += event.self_cpu_time_total
-    total = sum(seconds.values())
     bound = flops / matmul_flops(HALF.get(precision, torch.float32))
-    return {"step": min(took[WARM:]), "bound": bound} | {kind: part / total for kind, part in seconds.items()}
+    return {"step": watch.fastest, "bound": bound} | {kind: part / sum(seconds.values()) for kind, part in seconds.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", nargs="+", help=f"any of {', '.join(CASES)}")
     parser.add_argument("--steps", type=int, default=5, help="of which the fastest counts")
-    parser.add_argument("--toy", action="store_true", help="at toy size: shows that it runs, measures nothing")
-    chosen = parser.parse_args()
-    for name in chosen.case:
-        if name not in CASES:
-            parser.error(f"there is no case '{name}'; {nearest(name, CASES)}")
-    precision = resolve_precision("auto", "cpu")
-    rows = []
-    for name in chosen.case:
+    chosen = cases_asked(parser)
+    if chosen.steps < 1:
+        parser.error(f"--steps must be 1 or more, not {chosen.steps}")
+    precision, rows = resolve_precision("auto", "cpu"), []
+    for name in watched_cases(chosen.case):
         found = measured(case_named(name).at(precision, chosen.toy), precision, chosen.steps)
         seconds = [f"{found.pop(what):.3g} s" for what in ("step", "bound")]
         rows.append([f"{name}, {precision}", *seconds, *(f"{share:.1%}" for share in found.values())])
@@ -100,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_stopped(main))

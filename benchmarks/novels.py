@@ -4,7 +4,7 @@ Every objective gets the same FLOPs (conf/experiment/novels.yaml) and five seeds
 by fine-tuning on two tasks, and so are random initialisations with the same tokenizer; TF-IDF stands beside them. Half of a
 task's sentences are its test split: the tenth that the files set apart cannot show differences of two points. Prints a table,
 and what the training took. Finished parts are not repeated: the same command goes on where it stopped, and makes no seed
-that stands whole in the records, benchmarks/results/novels.jsonl.
+that stands whole in the records, benchmarks/results/novels.jsonl. Another recipe needs other records.
 
     python benchmarks/novels.py <novels.zip> <sentences.zip with mr/ and subj/> [--folder outputs/novels] [--seeds 0 1 2 3 4]
     python benchmarks/novels.py --table    # of what is there
@@ -140,18 +140,28 @@ def part_of(result: Result) -> tuple:
 
 
 def read_records(path: Path) -> list[Result]:
-    """What earlier calls have made; none where there is no such file."""
-    return [Result(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    """What earlier calls have made; none where there is no such file.
+
+    Raises:
+        BadInput: it is cut or holds something else.
+    """
+    try:
+        return [Result(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"the records '{path}' cannot be read: {error}") from error
 
 
-def write_records(results: Iterable[Result], path: Path) -> list[Result]:
-    """Add results to the records, one line each, in an order that does not depend on when they were made; all of them."""
+def with_recorded(results: Iterable[Result], path: Path) -> list[Result]:
+    """Each part once, in an order that does not depend on when it was made."""
     parts = {part_of(result): result for result in (*read_records(path), *results)}
-    kept = [parts[part] for part in sorted(parts, key=str)]
-    lines = [json.dumps({name: cut(getattr(result, name), names) for name, names in RECORDED.items()}) for result in kept]
+    return [parts[part] for part in sorted(parts, key=str)]
+
+
+def write_records(results: list[Result], path: Path) -> None:
+    """One line a result; they appear all or not at all."""
+    lines = [json.dumps({name: cut(getattr(result, name), names) for name, names in RECORDED.items()}) for result in results]
     path.with_suffix(".part").write_text("".join(f"{line}\n" for line in lines))
     path.with_suffix(".part").replace(path)
-    return kept
 
 
 def cut(value: Any, names: tuple[str, ...] | None) -> Any:
@@ -224,7 +234,10 @@ def main() -> None:
         if not given.table:
             missing = [seed for seed in given.seeds if not is_whole(seed, read_records(given.records))]
             run(missing, given.folder.resolve(), *(path.resolve() for path in given.archives))
-        accuracy, above, cost = tables(write_records(results_in(given.folder), given.records))
+        results = with_recorded(results_in(given.folder), given.records)
+        accuracy, above, cost = tables(results)
+        if not given.table:
+            write_records(results, given.records)
     except BadInput as error:
         parser.error(str(error))
     except subprocess.CalledProcessError as error:  # its own line says why

@@ -12,7 +12,7 @@ by the state in which it leaves the memory, is not seen here; only those ratios 
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
@@ -86,17 +86,29 @@ def measured(name: str, seconds: float, toy: bool) -> dict[str, float]:
     return {"step": after["seconds"] / steps} | shares | {"the rest": 1.0 - sum(shares.values())}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def cases_asked(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line of a script that looks at cases one by one: "case", of which there are some, and "toy"."""
     parser.add_argument("case", nargs="*", help=f"any of {', '.join(CASES)}; by default all")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each case, at least one step")
     parser.add_argument("--toy", action="store_true", help="at toy size: shows that it runs, measures nothing")
     chosen = parser.parse_args()
     for name in chosen.case:
         if name not in CASES:
             parser.error(f"there is no case '{name}'; {nearest(name, CASES)}")
+    chosen.case = chosen.case or [*CASES]
+    return chosen
+
+
+def watched_cases(names: list[str]) -> Iterable[str]:
+    """The same with a progress bar beside the table."""
+    return track(names, "measuring", console=Console(stderr=True), transient=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each case, at least one step")
+    chosen = cases_asked(parser)
     rows = []
-    for name in track(chosen.case or CASES, "measuring", console=Console(stderr=True), transient=True):
+    for name in watched_cases(chosen.case):
         try:
             found = measured(name, chosen.seconds, chosen.toy)
         except SideFailed as error:

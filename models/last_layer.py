@@ -32,8 +32,8 @@ def hidden_at(net: PreTrainedModel, arguments: dict, place_BK: Tensor) -> Tensor
 def allow_places(net: PreTrainedModel) -> None:
     """Let the last layer of a network take `place_BK`; its weights and their names stay as they are."""
     if net.config.model_type in LAYERS:
-        layers = {"modernbert": lambda: net.layers, "gpt2": lambda: net.h}.get(net.config.model_type, lambda: net.encoder.layer)
-        layers()[-1].__class__ = LAYERS[net.config.model_type]
+        layers, kind = LAYERS[net.config.model_type]
+        net.get_submodule(layers)[-1].__class__ = kind
 
 
 class AtPlaces(nn.Module):
@@ -121,11 +121,11 @@ class Gpt2BlockAtPlaces(GPT2Block):
         return mixed_BKHd.flatten(2)
 
 
-LAYERS = {  # by transformers' model type
-    "bert": BertLayerAtPlaces,
-    "electra": ElectraLayerAtPlaces,
-    "gpt2": Gpt2BlockAtPlaces,
-    "modernbert": ModernBertLayerAtPlaces,
+LAYERS = {  # by transformers' model type: where a network keeps its layers, and what the last one becomes
+    "bert": ("encoder.layer", BertLayerAtPlaces),
+    "electra": ("encoder.layer", ElectraLayerAtPlaces),
+    "gpt2": ("h", Gpt2BlockAtPlaces),
+    "modernbert": ("layers", ModernBertLayerAtPlaces),
 }
 
 

@@ -324,14 +324,18 @@ def test_seeds_that_stand_whole_in_the_records_are_not_made_again(tmp_path):
 
     path, parts = tmp_path / "novels.jsonl", [*made(3), *made(1)[:-1]]
     assert novels.read_records(path) == []
-    kept = novels.write_records(parts[::-1], path)
-    assert len(kept) == len(parts) == len(path.read_text().splitlines())
+    novels.write_records(novels.with_recorded(parts[::-1], path), path)
     before = path.read_text()
+    assert len(before.splitlines()) == len(parts)
     assert "torch" not in before
     assert "/home/me" not in before
-    again = novels.write_records(parts[5:9], path)
+    again = novels.with_recorded(parts[5:9], path)
+    novels.write_records(again, path)
     assert path.read_text() == before
     assert [novels.is_whole(seed, again) for seed in (1, 2, 3)] == [False, False, True]
+    path.write_text(before[:-20])
+    with pytest.raises(BadInput, match="novels.jsonl' cannot be read: "):
+        novels.read_records(path)
 
 
 def test_the_table_beside_open_clip_has_paired_differences():

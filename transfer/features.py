@@ -79,7 +79,7 @@ def embed_texts(pair: Pair, texts: list[str], precision: str = "fp32") -> Tensor
     ids, present = rows["ids"], rows["present"]
     by_length = present.sum(1).argsort()  # texts of about one length go together, so that little is padding
     embedded = []
-    with frozen(pair), autocast(precision, ids.device.type):
+    with frozen(pair), _at(precision, ids.device.type):
         for chunk in watched(by_length.split(TEXTS_AT_ONCE), "embeddings of texts"):
             longest = int(present[chunk].sum(1).max())
             chunk_rows = {"ids": ids[chunk, :longest], "present": present[chunk, :longest]}
@@ -87,8 +87,7 @@ def embed_texts(pair: Pair, texts: list[str], precision: str = "fp32") -> Tensor
     return torch.cat(embedded)[by_length.argsort().cpu()]
 
 
-def autocast(precision: str, device_type: str) -> torch.autocast:
-    """Forward passes inside are made in this precision: "fp32", "bf16" or "fp16"."""
+def _at(precision: str, device_type: str) -> torch.autocast:
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device_type, half or torch.bfloat16, enabled=half is not None)
 
@@ -108,7 +107,7 @@ def _read(
     known: dict[str, list[Tensor]] = {"label": [], "index": []}
     loader = data.evaluation_loader(split, limit, workers)
     shown = batches(loader) if limit is not None else watched(batches(loader), f"features of {split}", len(loader))
-    with frozen(module), autocast(precision, device.type):
+    with frozen(module), _at(precision, device.type):
         for batch in shown:
             known["index"].append(batch["index"])
             known["label"].append(batch["label"] if "label" in batch else torch.full_like(batch["index"], -1))

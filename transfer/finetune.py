@@ -18,7 +18,7 @@ from training.optimization import Optimization
 from training.pretraining import Pretraining
 from training.progress import ProgressLine
 from training.trainer import build_trainer, prepare_speed
-from transfer.features import autocast, frozen
+from transfer.features import frozen
 from transfer.protocol import Bench, scores
 
 USUAL = {  # He et al. 2022, table 9, at the size of an afternoon; Devlin et al. 2019, appendix A.3
@@ -79,21 +79,18 @@ class FineTune:
         )
         trainer.fit(module, loader)
         set_attention(objective, "sdpa")  # evaluation has no backward pass
-        validation = scores(*predict(objective, data, "val", bench.precision), data.spec, prefix="val_")
+        validation = scores(*predict(objective, data, "val"), data.spec, prefix="val_")
         selected = f"val_{data.spec.selection}"
-        return scores(*predict(objective, data, "test", bench.precision), data.spec) | {
-            selected: validation[selected],
-            "steps": num_steps,
-        }
+        return scores(*predict(objective, data, "test"), data.spec) | {selected: validation[selected], "steps": num_steps}
 
 
-def predict(objective: Supervised | SupervisedText, data: Task, split: str, precision: str) -> tuple[np.ndarray, np.ndarray]:
+def predict(objective: Supervised | SupervisedText, data: Task, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, labels) over a split, each (n,)."""
     device = objective.head.weight.device
     predicted, labels = [], []
-    with frozen(objective), autocast(precision, device.type):
+    with frozen(objective):
         for batch in batches(data.evaluation_loader(split)):
-            found = objective.classify({name: value.to(device) for name, value in batch.items()}).float().cpu()
+            found = objective.classify({name: value.to(device) for name, value in batch.items()}).cpu()
             predicted.append(found.argmax(1) if data.spec.num_classes else found[:, 0])
             labels.append(batch["label"])
     return torch.cat(predicted).numpy(), torch.cat(labels).numpy()
