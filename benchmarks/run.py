@@ -139,6 +139,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="folder of the records; by default benchmarks/results")
     parser.add_argument("--table", action="store_true", help="print the records that there are as markdown, measure nothing")
     chosen = parser.parse_args()
+    if chosen.precision not in ("auto", "fp32", "bf16"):
+        parser.error(f"there is no precision '{chosen.precision}'; choices: auto, fp32, bf16")
     folder = chosen.results or (Path(tempfile.mkdtemp()) if chosen.toy else RESULTS)
     if chosen.table:
         asked = chosen.precision
@@ -148,8 +150,6 @@ def main() -> int:
     for name in names:
         if name not in (*TRAINED, "startup"):
             parser.error(f"there is no case '{name}'; {nearest(name, [*TRAINED, 'startup'])}")
-    if chosen.precision not in ("auto", "fp32", "bf16"):
-        parser.error(f"there is no precision '{chosen.precision}'; choices: auto, fp32, bf16")
     precision = resolve_precision(chosen.precision, "cpu")
     known = machine.described(rates=not chosen.toy)
     print(announced(known, precision, chosen.precision), flush=True)
