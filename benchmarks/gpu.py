@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.gate import SideFailed, SideProcess
+from benchmarks.gate import SideFailed, SideProcess, processes
 from benchmarks.record import RESULTS
 from benchmarks.sides import bare, ours
 from benchmarks.works import Work
@@ -78,10 +78,8 @@ CASES = {
 }  # fmt: skip
 
 
-def measured(work: Work, side: str, accelerator: str, compiled: bool, seconds: float) -> dict[str, float]:
-    """Rate in units a second and peak memory of one side, which has the device for itself."""
-    precision = "bf16" if accelerator == "gpu" else "fp32"
-    process = SideProcess(side, SIDES[side], (work, precision, accelerator, compiled))
+def measured(process: SideProcess, work: Work, seconds: float) -> dict[str, float]:
+    """Rate in units a second and peak memory of one side, which has the device for itself; then it is ended."""
     try:
         process.run(WARM)
         steps = max(2, round(seconds / (process.run(2)["seconds"] / 2)))
@@ -133,8 +131,10 @@ def main() -> int:
         work = case.toy if chosen.toy else case.work.with_batch(chosen.batch or case.work.batch)
         compiled = not (chosen.toy or chosen.no_compile)
         seconds = 0.1 if chosen.toy else chosen.seconds
+        arguments = (work, "fp32" if chosen.toy else "bf16", accelerator, compiled)
         try:
-            sides = {side: measured(work, side, accelerator, compiled, seconds) for side in SIDES}
+            with processes({side: (loop, arguments) for side, loop in SIDES.items()}) as waiting:
+                sides = {side: measured(process, work, seconds) for side, process in waiting.items()}
         except SideFailed as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             failed += 1

@@ -63,8 +63,8 @@ class Arrangement:
             synchronise_batch_norm(objective, self.device)
         blocks = all_blocks(objective)
         for block in blocks:
-            if self.compile:
-                block.forward = torch.compile(block.forward)
+            if self.compile:  # a kernel for each shape: a ResNet's blocks have eight, and one for all would be slower
+                block.forward = torch.compile(block.forward, dynamic=False)
             if self.activation_checkpointing:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if mesh is not None:

@@ -1,0 +1,107 @@
+"""What only a GPU can show: whatever the kernels, objectives compute there what they do on a CPU. Skipped where none is."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.works import Work
+from conf.composition import compose_settings
+from models.attention import kernels_used, set_attention
+from objectives.draw import Draw
+from objectives.linear_cross_entropy import linear_cross_entropy
+from objectives.objective import Batch, Objective
+from training.arrangement import Arrangement
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+PICTURES = ("byol", "denoising_autoencoder", "inpainting_autoencoder", "mae", "moco_v2", "moco_v3", "simclr", "vicreg")
+TEXTS = ("bidirectional_lm", "causal_lm", "mlm", "permutation_lm", "prefix_lm", "rtd", "span")
+PAIRS = ("captioning", "clip", "siglip")
+
+
+def work_of(objective: str) -> Work:
+    """With the model that the objective has by default, at a size that takes a second."""
+    model = compose_settings("train", (f"objective={objective}",), complete=False)[1]["model"]
+    pictures = {} if objective in TEXTS else {"image_size": 32}
+    texts = {} if objective in PICTURES else {"length": 32, "vocabulary": 160}
+    return Work(objective, model, batch=8, **pictures, **texts)
+
+
+def on(device: str, batch: Batch) -> Batch:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def learned(objective: Objective, batch: Batch, precision: str = "fp32") -> tuple[float, Tensor]:
+    """(loss, all gradients in one vector on the host)."""
+    device = batch["index"].device.type
+    objective.zero_grad()
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        loss = objective(batch, Draw(3, batch["epoch"], batch["index"])).loss
+    loss.backward()
+    return loss.item(), torch.cat([w.grad.flatten().cpu() for w in objective.parameters() if w.grad is not None])
+
+
+@pytest.mark.parametrize("name", [*PICTURES, *TEXTS, *PAIRS])
+def test_an_objective_learns_the_same_as_on_a_cpu(name):
+    work = work_of(name)
+    objective = work.build()
+    batch = work.batches(objective).batch(0)
+    loss, gradient = learned(objective, batch)
+    gpu_loss, gpu_gradient = learned(objective.cuda(), on("cuda", batch))
+    assert gpu_loss == pytest.approx(loss, rel=1e-3)
+    assert (gpu_gradient - gradient).norm() < 1e-2 * gradient.norm()
+
+
+@pytest.mark.parametrize("name", ["mlm", "causal_lm", "rtd", "prefix_lm", "mae", "simclr", "clip"])
+def test_compiled_blocks_learn_the_same(name):
+    work = work_of(name)
+    objective = work.build().cuda()
+    batch = on("cuda", work.batches(objective).batch(0))
+    loss, gradient = learned(objective, batch, "bf16")
+    Arrangement(compile=True, precision="bf16", device="cuda").apply(objective, None)
+    compiled_loss, compiled_gradient = learned(objective, batch, "bf16")
+    assert compiled_loss == pytest.approx(loss, rel=1e-2)
+    assert (compiled_gradient - gradient).norm() < 5e-2 * gradient.norm()
+
+
+@pytest.mark.parametrize("name", ["mlm", "causal_lm"])
+@pytest.mark.parametrize("kernel", ["sdpa", "flex"])
+def test_documents_are_kept_apart_by_every_kernel(name, kernel):
+    work = Work(name, {"mlm": "bert_mini", "causal_lm": "gpt_mini"}[name], batch=4, length=256, vocabulary=160)
+    objective = work.build().cuda()
+    batch = on("cuda", work.batches(objective).batch(0))
+    batch["document"] = (torch.arange(256, device="cuda") // 60).expand(4, -1).contiguous()
+    set_attention(objective, "eager")
+    loss, gradient = learned(objective, batch)
+    set_attention(objective, kernel)
+    assert kernel in kernels_used(objective)
+    other_loss, other_gradient = learned(objective, batch)
+    assert other_loss == pytest.approx(loss, rel=1e-4)
+    assert (other_gradient - gradient).norm() < 1e-2 * gradient.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("num_classes", [17, 50257])
+def test_the_kernel_of_the_logits_against_float64(dtype, with_bias, num_classes):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(77, 64, generator=generator).to(dtype)
+    weight = torch.randn(num_classes, 64, generator=generator).to(dtype) / 4
+    bias = torch.randn(num_classes, generator=generator) if with_bias else None
+    target = torch.randint(num_classes, (77,), generator=generator)
+    target[::4] = -100
+
+    def leaves(kind: torch.dtype | None) -> list[Tensor]:
+        given = (hidden, weight) if bias is None else (hidden, weight, bias)
+        return [tensor.to("cuda", kind).requires_grad_() for tensor in given]
+
+    mine, exact = leaves(None), leaves(torch.float64)
+    nats, _ = linear_cross_entropy(*mine, *([] if with_bias else [None]), target.cuda())
+    expected = F.cross_entropy(F.linear(*exact), target.cuda(), ignore_index=-100, reduction="sum")
+    nats.backward()
+    expected.backward()
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    assert nats.item() == pytest.approx(expected.item(), rel=tolerance)
+    for got, wanted in zip(mine, exact, strict=True):
+        assert (got.grad - wanted.grad).norm() < max(tolerance, 1e-4) * wanted.grad.norm()

@@ -1,0 +1,51 @@
+"""The Triton kernel, run by Triton's interpreter on a CPU, against PyTorch's own passes; tests/gpu has it on a GPU."""
+
+from multiprocessing import get_context
+from types import ModuleType
+
+import pytest
+import torch
+
+from objectives.linear_cross_entropy import FILLED_TO, pass_by_pass
+
+ROWS = 9
+
+
+def compare_all() -> None:
+    """In a process of its own: Triton asks for its interpreter when it is imported."""
+    from objectives import logits_kernel
+
+    logits_kernel.BLOCK = 64
+    for num_classes, with_bias in [(17, True), (17, False), (200, True), (200, False), (64, True)]:
+        compare(logits_kernel, num_classes, with_bias)
+
+
+def compare(logits_kernel: ModuleType, num_classes: int, with_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(ROWS, num_classes, generator=generator)
+    bias = torch.randn(num_classes, generator=generator) if with_bias else None
+    target = torch.randint(num_classes, (ROWS,), generator=generator)
+    target[::4] = -100
+    target[1] = (logits[1] + (0 if bias is None else bias)).argmax()
+    filled = torch.full((ROWS, num_classes + -num_classes % FILLED_TO), 7.0)
+    filled[:, :num_classes] = logits
+    untouched = filled.clone()
+    nats, right, nothing = logits_kernel.softmax_gradient(filled, bias, target, num_classes, False)
+    assert nothing is None
+    assert torch.equal(filled, untouched)
+    nats_too, right_too, gradient = logits_kernel.softmax_gradient(filled, bias, target, num_classes, True)
+    expected_nats, expected_right, expected = pass_by_pass(logits, bias, target, num_classes, True)
+    assert nats == nats_too
+    assert right == right_too == expected_right > 0
+    torch.testing.assert_close(nats, expected_nats)
+    torch.testing.assert_close(gradient[:, :num_classes], expected)
+    assert (gradient[:, num_classes:] == 0).all()
+
+
+def test_loss_number_right_and_gradient_equal(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    process = get_context("spawn").Process(target=compare_all)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
