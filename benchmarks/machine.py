@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,21 @@ def described(rates: bool = True) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "bf16": has_bf16("cpu"),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: version(package) for package in PACKAGES if is_installed(package)},
     }
     if rates:
         known["matmul_flops"] = {"fp32": matmul_flops(torch.float32), "bf16": matmul_flops(torch.bfloat16)}
         known["copy_bytes"] = copy_bytes()
     return known
+
+
+def is_installed(package: str) -> bool:
+    """Peers need not be, where they are not measured."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def matmul_flops(dtype: torch.dtype, side: int = SIDE) -> float:

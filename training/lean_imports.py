@@ -36,6 +36,10 @@ def hidden(*packages: str) -> Iterator[None]:
 
 
 def import_torchmetrics() -> None:
-    """Before Lightning does; its metrics that need one of the hidden packages, and their plots, are then not to be had."""
-    with hidden(*NEEDLESS):
+    """Before Lightning does; its metrics that need one of the hidden packages, and their plots, are then not to be had.
+
+    Where one of them has been imported already, nothing is hidden: it may be asked for a part that needs another.
+    """
+    needless = () if any(package in sys.modules for package in NEEDLESS) else NEEDLESS
+    with hidden(*needless):
         import torchmetrics  # noqa: F401

@@ -25,6 +25,11 @@ def test_lightning_comes_alone_and_the_others_later():
     assert done.stdout.split("\n")[:2] == ["[]", "0.5"]
 
 
+def test_after_one_of_them_nothing_is_hidden():
+    program = "import transformers, training; from torchmetrics.text import BERTScore"  # made of parts that need scipy
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_what_is_imported_already_is_not_hidden():
     import scipy
 
