@@ -1,7 +1,7 @@
 """Training steps on one GPU: samples or tokens a second, model-FLOPs utilisation and peak memory, beside a bare loop.
 
-Ours is train.py's Trainer with trainer=gpu trainer.compile=true in bf16; the bare loop has the same objective, kernels and
-compiled blocks, and nothing else. Batches lie in pinned memory, each side has a process of its own.
+Ours is train.py's Trainer with trainer=gpu trainer.compile=true trainer.half_stream=true in bf16; the bare loop has the same
+objective, kernels and compiled blocks, and nothing else. Batches lie in pinned memory, each side has a process of its own.
 
     python benchmarks/gpu.py                     # all, within eight minutes on an H100
     python benchmarks/gpu.py gpt2 mlm_base --batch 64
@@ -54,18 +54,18 @@ TINY_PAIR = (
 )  # fmt: skip
 CASES = {
     "mlm_base": GpuCase(
-        Work("mlm", "bert_base", batch=128, length=512, vocabulary=30522),
+        Work("mlm", "bert_base", batch=256, length=512, vocabulary=30522),
         Work("mlm", "bert_base", batch=4, length=16, vocabulary=64, words=TINY), 0.5,
     ),
     "gpt2": GpuCase(
-        Work("causal_lm", "gpt2", batch=32, length=1024, vocabulary=50257),
+        Work("causal_lm", "gpt2", batch=128, length=1024, vocabulary=50257),
         Work("causal_lm", "gpt2", batch=4, length=16, vocabulary=64, words=TINY), 0.5,
     ),
     "mae_vit_b": GpuCase(
-        Work("mae", "vit_b", batch=256, image_size=224), Work("mae", "vit_t", batch=4, image_size=32, words=TINY_VIT)
+        Work("mae", "vit_b", batch=512, image_size=224), Work("mae", "vit_t", batch=4, image_size=32, words=TINY_VIT)
     ),
     "mae_vit_l": GpuCase(
-        Work("mae", "vit_l", batch=256, image_size=224), Work("mae", "vit_t", batch=4, image_size=32, words=TINY_VIT), 0.45
+        Work("mae", "vit_l", batch=512, image_size=224), Work("mae", "vit_t", batch=4, image_size=32, words=TINY_VIT), 0.45
     ),
     "simclr_resnet50": GpuCase(
         Work("simclr", "resnet50", batch=256, image_size=224),
@@ -113,6 +113,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, help="samples a step instead of the cases' own")
     parser.add_argument("--seconds", type=float, default=5.0, help="that are timed of each side")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--wide-stream", action="store_true", help="trainer.half_stream=false, as by default")
     parser.add_argument("--toy", action="store_true", help="at toy size on the CPU")
     chosen = parser.parse_args()
     for name in chosen.case:
@@ -125,13 +126,15 @@ def main() -> int:
     device = "CPU, toy size" if chosen.toy else torch.cuda.get_device_name()
     peak = None if chosen.toy else peak_flops(device, "bf16")
     print(f"{device}, torch {torch.__version__}, " + (f"peak {peak / 1e12:,.0f} TFLOP/s in bf16" if peak else "peak not known"))
-    table, records, failed = Table(*HEADER), {}, 0
+    folder = Path(tempfile.mkdtemp()) if chosen.toy else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    records, failed = {}, 0
     for name in chosen.case or CASES:
         case, began = CASES[name], time.perf_counter()
         work = case.toy if chosen.toy else case.work.with_batch(chosen.batch or case.work.batch)
-        compiled = not (chosen.toy or chosen.no_compile)
+        settings = {} if chosen.toy else {"compile": not chosen.no_compile, "half_stream": not chosen.wide_stream}
         seconds = 0.1 if chosen.toy else chosen.seconds
-        arguments = (work, "fp32" if chosen.toy else "bf16", accelerator, compiled)
+        arguments = (work, "fp32" if chosen.toy else "bf16", accelerator, settings)
         try:
             with processes({side: (loop, arguments) for side, loop in SIDES.items()}) as waiting:
                 sides = {side: measured(process, work, seconds) for side, process in waiting.items()}
@@ -142,14 +145,15 @@ def main() -> int:
         for facts in sides.values():
             facts["mfu"] = utilisation(work, facts["rate"], sides["ours"]["sample_flops"], peak)
         records[name] = {"work": work.described(), "unit": work.unit, "mfu_wanted": case.mfu, "sides": sides}
-        for row in rows(name, records[name]):
+        spoken = ", ".join(f"{row[1]} {row[2]}/s {row[3]}".strip() for row in rows(name, records[name]))
+        print(f"{name}: {time.perf_counter() - began:.0f} s, {spoken}", flush=True)
+        facts = {"device": device, "date": datetime.date.today().isoformat(), "machine": machine.described(rates=False)}
+        (folder / "gpu.json").write_text(json.dumps(facts | {"gpu": records}, indent=1) + "\n", encoding="utf-8")
+    table = Table(*HEADER)
+    for name, record in records.items():
+        for row in rows(name, record):
             table.add_row(*row)
-        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
     Console(width=max(140, Console().width)).print(table)
-    folder = Path(tempfile.mkdtemp()) if chosen.toy else RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = {"device": device, "date": datetime.date.today().isoformat(), "machine": machine.described(rates=False)}
-    (folder / "gpu.json").write_text(json.dumps(facts | {"gpu": records}, indent=1) + "\n", encoding="utf-8")
     return int(failed > 0)
 
 

@@ -42,7 +42,7 @@ STEPS, WARM = 6, 2
 BATCHES = (16, 32, 64)
 SETTINGS = {
     "accelerator": "cpu", "devices": 2, "num_nodes": 1, "strategy": "ddp", "precision": "fp32", "attention": "auto",
-    "accumulate": 1, "activation_checkpointing": False, "compile": False, "sharded_checkpoints": False,
+    "accumulate": 1, "activation_checkpointing": False, "compile": False, "half_stream": False, "sharded_checkpoints": False,
 }  # fmt: skip
 
 

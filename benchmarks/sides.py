@@ -27,6 +27,7 @@ from training.progress import ProgressLine
 from training.throughput import Throughput
 from training.trainer import build_trainer, prepare_speed
 
+Settings = dict[str, Any]  # of the node `trainer`
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,9 +49,9 @@ class StepEnds(L.Callback):
         self._resumed = time.perf_counter()
 
 
-def ours(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compiled: bool = False) -> None:
+def ours(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", more: Settings | None = None) -> None:
     """train.py's Trainer with its callbacks; probes and checkpoints are due at intervals which these steps do not reach."""
-    settings = trainer_settings(work, precision, accelerator, compiled)
+    settings = trainer_settings(work, precision, accelerator, more)
     objective = work.build()
     resolved = prepare_speed(objective, settings)
     batches = stored_batches(work, objective, accelerator)
@@ -66,10 +67,10 @@ def ours(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compi
     trainer.fit(module, DataLoader(batches, batch_size=None))
 
 
-def bare(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", compiled: bool = False) -> None:
+def bare(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", more: Settings | None = None) -> None:
     """A plain loop: the same objective, kernels, batches, optimiser and schedule, and nothing else."""
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
-    objective, settings = work.build().to(device), trainer_settings(work, precision, accelerator, compiled)
+    objective, settings = work.build().to(device), trainer_settings(work, precision, accelerator, more)
     resolved = prepare_speed(objective, settings)
     Arrangement.of(settings, resolved).apply(objective, None)
     gate.describe(parameters=num_trained(objective))
@@ -94,9 +95,9 @@ def stored_batches(work: Work, objective: Objective, accelerator: str) -> Batche
     return batches.pinned() if accelerator == "gpu" else batches
 
 
-def trainer_settings(work: Work, precision: str, accelerator: str, compiled: bool = False) -> dict[str, Any]:
+def trainer_settings(work: Work, precision: str, accelerator: str, more: Settings | None = None) -> Settings:
     """The node `trainer`."""
-    return work.config["trainer"] | {"accelerator": accelerator, "precision": precision, "compile": compiled}
+    return work.config["trainer"] | {"accelerator": accelerator, "precision": precision} | (more or {})
 
 
 def num_trained(*modules: nn.Module) -> int:

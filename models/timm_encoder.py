@@ -16,6 +16,7 @@ from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.encoder import Encoder, Features, take
 from models.last_block import allow_part
+from models.patches import can_embed_some, embed_some
 from models.positions import sincos_positions
 from models.weights import load_strictly
 
@@ -83,6 +84,7 @@ class TimmEncoder(Encoder):
         self.reads_one_token = (
             self.drops_patches and getattr(self.net, "global_pool", "") == "token" and allow_part(self.blocks[-1])
         )
+        self.embeds_some = self.drops_patches and can_embed_some(self.net)
         self.patch_size = self.arguments.get("patch_size", 0)
         self.num_patches = self.num_tokens = (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
         for statistic in ("mean", "std"):
@@ -167,12 +169,15 @@ class TimmEncoder(Encoder):
 
     def _entered(self, inputs: Tensor, keep: Tensor | None) -> Tensor:
         """(B, L, D): what goes into the blocks."""
-        hidden_BLD = self.net._pos_embed(self.net.patch_embed(inputs))  # L = P + N
-        if keep is not None:
-            num_prefix = self.net.num_prefix_tokens
-            patches_BKD = take(hidden_BLD[:, num_prefix:], keep)
-            hidden_BLD = torch.cat([hidden_BLD[:, :num_prefix], patches_BKD], dim=1)
-        return self.net.norm_pre(hidden_BLD)
+        if keep is None:
+            return self.net.norm_pre(self.net._pos_embed(self.net.patch_embed(inputs)))  # L = P + N
+        num_prefix = self.net.num_prefix_tokens
+        if self.embeds_some:
+            prefix_BPD, patches_BKD = embed_some(self.net, inputs, keep)
+        else:
+            hidden_BLD = self.net._pos_embed(self.net.patch_embed(inputs))
+            prefix_BPD, patches_BKD = hidden_BLD[:, :num_prefix], take(hidden_BLD[:, num_prefix:], keep)
+        return self.net.norm_pre(torch.cat([prefix_BPD, patches_BKD], dim=1))
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         recipe = {

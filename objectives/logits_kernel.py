@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 8192  # columns at a time
+LOWEST = tl.constexpr(-1e30)  # of no logit; infinity less infinity would be no number
 
 
 def softmax_gradient(
@@ -50,17 +51,19 @@ def _row(
     if has_bias:
         own += tl.load(bias_at + own_class).to(tl.float32)
 
-    highest = float("-inf")
-    total = 0.0
+    highest_of = tl.full([block], LOWEST, tl.float32)  # of each lane, so that lanes need not wait for each other
+    total_of = tl.zeros([block], tl.float32)
     for first in range(0, num_classes, block):
         column = first + tl.arange(0, block)
         is_class = column < num_classes
         x = tl.load(logits_at + column, mask=is_class, other=float("-inf")).to(tl.float32)
         if has_bias:
             x += tl.load(bias_at + column, mask=is_class, other=0.0).to(tl.float32)
-        higher = tl.maximum(highest, tl.max(x, 0))
-        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(x - higher), 0)
-        highest = higher
+        higher = tl.maximum(highest_of, x)
+        total_of = total_of * tl.exp(highest_of - higher) + tl.exp(x - higher)
+        highest_of = higher
+    highest = tl.max(highest_of, 0)
+    total = tl.sum(total_of * tl.exp(highest_of - highest), 0)
     tl.store(nats_at + row, tl.where(used, tl.log(total) + highest - own, 0.0))
     tl.store(right_at + row, tl.where(used & (own == highest), 1.0, 0.0))
 

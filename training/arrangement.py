@@ -1,7 +1,7 @@
 """How an objective is laid out over devices and compiled, in place: names, shapes and what is learned stay as they are."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,7 @@ class Arrangement:
     Attributes:
         accumulate: parts of a step.
         activation_checkpointing, compile: of the blocks.
+        half_stream: whether what passes between blocks is in half precision, where products are.
         precision: "fp32", "bf16" or "fp16"; sharded weights travel in it.
         device: "cpu", "cuda" or "mps".
     """
@@ -37,6 +38,7 @@ class Arrangement:
     accumulate: int = 1
     activation_checkpointing: bool = False
     compile: bool = False
+    half_stream: bool = False
     precision: str = "fp32"
     device: str = "cpu"
     _applied: bool = field(default=False, init=False)
@@ -45,14 +47,14 @@ class Arrangement:
     @classmethod
     def of(cls, settings: dict[str, Any], resolved: dict[str, str]) -> "Arrangement":
         """From the config node `trainer` and what its `auto` became."""
-        names = ("accumulate", "activation_checkpointing", "compile")
+        names = ("accumulate", "activation_checkpointing", "compile", "half_stream")
         return cls(**{name: settings[name] for name in names}, precision=resolved["precision"], device=resolved["device"])
 
     def apply(self, objective: Objective, mesh: DeviceMesh | None) -> None:
         """Arrange an objective, once, before its optimiser is made; a `mesh` shards it.
 
-        Synchronised batch norm; then for each block compilation, checkpointed activations and sharding, in this order from the
-        inside out; last the rest of the weights as one more shard.
+        Synchronised batch norm; then for each block its stream in half precision, compilation, checkpointed activations and
+        sharding, in this order from the inside out; last the rest of the weights as one more shard.
         """
         if self._applied:
             return
@@ -63,6 +65,8 @@ class Arrangement:
             synchronise_batch_norm(objective, self.device)
         blocks = all_blocks(objective)
         for block in blocks:
+            if self.half_stream and self.precision in HALF:
+                block.forward = in_half(block.forward, HALF[self.precision])
             if self.compile:  # a kernel for each shape: a ResNet's blocks have eight, and one for all would be slower
                 block.forward = torch.compile(block.forward, dynamic=False)
             if self.activation_checkpointing:
@@ -79,11 +83,17 @@ class Arrangement:
     def whole(self, objective: Objective) -> Iterator[Objective | None]:
         """The objective with all of its weights, on the first rank; None on the others. All ranks must ask.
 
-        A sharded one is gathered, weight by weight, into the copy that the first rank kept of it.
+        Its blocks are as they are written: what is looked at comes in all shapes, and each would be compiled. A sharded one is
+        gathered, weight by weight, into the copy that the first rank kept of it.
         """
         first = not dist.is_initialized() or dist.get_rank() == 0
         if not any(isinstance(weight, DTensor) for weight in objective.parameters()):
-            yield objective if first else None
+            arranged = {block: vars(block).pop("forward") for block in objective.modules() if "forward" in vars(block)}
+            try:
+                yield objective if first else None
+            finally:
+                for block, forward in arranged.items():
+                    block.forward = forward
             return
         theirs = self._copy.state_dict() if self._copy is not None else {}
         for name, tensor in objective.state_dict().items():
@@ -101,6 +111,16 @@ def all_blocks(objective: Objective) -> list[nn.Module]:
     """The encoders' blocks, and those of the same kinds in decoders, generators and teachers."""
     kinds = tuple({type(block) for part in objective.modules() if isinstance(part, Encoder) for block in part.blocks})
     return [module for module in objective.modules() if isinstance(module, kinds)]
+
+
+def in_half(forward: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    """A block's `forward` between streams of a half precision; with other outputs than the stream, that is the first."""
+
+    def between_halves(hidden: Tensor, *rest: Any, **settings: Any) -> Any:
+        made = forward(hidden.to(dtype), *rest, **settings)
+        return (made[0].to(dtype), *made[1:]) if isinstance(made, tuple) else made.to(dtype)
+
+    return between_halves
 
 
 def freeze_unused(objective: Objective, batch: Batch) -> None:

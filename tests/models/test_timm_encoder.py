@@ -76,6 +76,27 @@ def test_only_kept_patches_enter_the_blocks(vit):
     assert lengths == [17]
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit3_small_patch16_224", "vit_small_patch14_reg4_dinov2"])
+def test_only_kept_patches_are_embedded(spec, name):
+    torch.manual_seed(0)
+    encoder = TimmEncoder(spec, name).double()
+    images = torch.rand(3, 3, spec.image_size, spec.image_size, dtype=torch.double)
+    keep = torch.rand(3, encoder.num_patches).argsort(1)[:, :7]
+    found = []
+    assert encoder.embeds_some
+    for some in (True, False):
+        encoder.embeds_some = some
+        encoder.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            seen = encoder(images, keep=keep)
+        (seen.tokens.pow(3).sum() + seen.prefix.sum() + seen.pooled.sum()).backward()
+        gradient = torch.cat([weight.grad.flatten() for weight in encoder.parameters() if weight.grad is not None])
+        found.append((seen.tokens, seen.prefix, gradient, counter.get_total_flops()))
+    for mine, other in zip(found[0][:3], found[1][:3], strict=True):
+        torch.testing.assert_close(mine, other)
+    assert found[0][3] < found[1][3]
+
+
 def test_channels_come_from_the_data():
     encoder = TimmEncoder(DataSpec("grey", "image", 10, 28, 1), "vit_tiny_patch16_224", depth=1)
     assert encoder(encoder.normalise(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))).pooled.shape == (2, 192)

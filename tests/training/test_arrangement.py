@@ -1,0 +1,77 @@
+"""Blocks as `trainer` wants them while training, and as they are written where they are looked at."""
+
+import pytest
+import torch
+
+from benchmarks.works import Work
+from objectives.draw import Draw
+from objectives.objective import Batch, Objective
+from training import arrangement
+from training.arrangement import Arrangement, all_blocks
+
+TEXT = {"batch": 4, "length": 16, "vocabulary": 64}
+IMAGE = {"batch": 4, "image_size": 32}
+WORKS = {
+    "bert": Work("mlm", "bert_mini", **TEXT),
+    "modernbert": Work("mlm", "modernbert_mini", **TEXT),
+    "gpt2": Work("causal_lm", "gpt_mini", **TEXT),
+    "llama": Work("causal_lm", "llama_mini", **TEXT),
+    "vit": Work("mae", "vit_t", **IMAGE),
+    "resnet": Work("simclr", "resnet18", **IMAGE),
+    "pair": Work("clip", "clip_vit_b", **TEXT, image_size=32, words=("model.name=vit_tiny_patch16_224",)),
+}
+
+
+def ready(name: str) -> tuple[Objective, Batch]:
+    objective = WORKS[name].build()
+    return objective, WORKS[name].batches(objective).batch(0)
+
+
+def loss_of(objective: Objective, batch: Batch) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return objective(batch, Draw(0, batch["epoch"], batch["index"])).loss
+
+
+def test_what_is_looked_at_is_not_compiled(monkeypatch):
+    called = []
+
+    def compiled(forward, **_):
+        return lambda *given, **settings: called.append(1) or forward(*given, **settings)
+
+    monkeypatch.setattr(arrangement.torch, "compile", compiled)
+    objective, batch = ready("gpt2")
+    arranged = Arrangement(compile=True)
+    arranged.apply(objective, None)
+    loss_of(objective, batch)
+    assert len(called) == len(all_blocks(objective)) > 0
+    with arranged.whole(objective) as whole:
+        loss_of(whole, batch)
+    assert len(called) == len(all_blocks(objective))
+    loss_of(objective, batch)
+    assert len(called) == 2 * len(all_blocks(objective))
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_a_half_stream_passes_between_blocks_and_changes_rounding_alone(name):
+    objective, batch = ready(name)
+    expected = loss_of(objective, batch)
+    expected.backward()
+    gradient = torch.cat([w.grad.flatten() for w in objective.parameters() if w.grad is not None])
+    arranged = Arrangement(half_stream=True, precision="bf16")
+    arranged.apply(objective, None)
+    seen = []
+    for block in all_blocks(objective):
+        block.register_forward_hook(lambda _, given, made: seen.append(made[0] if isinstance(made, tuple) else made))
+    objective.zero_grad()
+    loss = loss_of(objective, batch)
+    loss.backward()
+    halved = torch.cat([w.grad.flatten() for w in objective.parameters() if w.grad is not None])
+    assert {tensor.dtype for tensor in seen} == {torch.bfloat16}
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
+    assert (halved - gradient).norm() < 0.1 * gradient.norm()
+
+
+def test_in_full_precision_the_stream_is_full_too():
+    objective, _ = ready("bert")
+    Arrangement(half_stream=True, precision="fp32").apply(objective, None)
+    assert not any("forward" in vars(block) for block in all_blocks(objective))
