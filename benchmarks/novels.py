@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from datamodules.files import DAMAGE
 from datamodules.tables import check_columns, read_table
 from errors import BadInput
+from reports.markdown import plain_table
 from reports.result import Result, read_result
 from reports.statistics import bootstrap_interval
 
@@ -194,7 +195,7 @@ def tables(results: list[Result]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFr
                 protocol += f" @ {share:g}"
             objective = "TF-IDF" if result.transfer["protocol"] == "tfidf" else result.objective
             task = f"{result.transfer['data']} {protocol}"
-            judged.append((objective, result.model, task, result.seed, 100 * result.metrics["accuracy"]))
+            judged.append((objective, "" if objective == "TF-IDF" else result.model, task, result.seed, 100 * result.metrics["accuracy"]))
     judged = pd.DataFrame(judged, columns=["objective", "model", "task", "seed", "accuracy"])
     random = judged[judged["objective"] == "random"].drop(columns="objective")
     above = judged.merge(random, on=["model", "task", "seed"], suffixes=("", "_random"))
@@ -215,6 +216,12 @@ def spoken(values: pd.Series) -> str:
     """Mean [95 % bootstrap interval] over n seeds."""
     low, high = bootstrap_interval(values.to_numpy()) if len(values) > 1 else (float("nan"),) * 2
     return f"{values.mean():.1f} [{low:.1f}, {high:.1f}] n={len(values)}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """As it stands in the README."""
+    plain = table.reset_index().fillna("")
+    return plain_table(plain.columns, plain.astype(str).to_numpy().tolist())
 
 
 def main() -> None:
@@ -244,12 +251,7 @@ def main() -> None:
         sys.exit(error.returncode)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on")
-    print(
-        accuracy.to_string(na_rep=""),
-        f"above random weights of the same seed\n{above.to_string(na_rep='')}",
-        cost.to_string(),
-        sep="\n\n",
-    )
+    print(markdown(accuracy), "Above random weights of the same seed:", markdown(above), markdown(cost), sep="\n\n")
 
 
 if __name__ == "__main__":
