@@ -193,9 +193,10 @@ def tables(results: list[Result]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFr
             protocol = {"finetune": "fine-tuned"}.get(result.transfer["protocol"], "linear")
             if (share := result.transfer["label_fraction"]) < 1:
                 protocol += f" @ {share:g}"
-            objective = "TF-IDF" if result.transfer["protocol"] == "tfidf" else result.objective
+            is_tfidf = result.transfer["protocol"] == "tfidf"
+            row = ("TF-IDF", "") if is_tfidf else (result.objective, result.model)
             task = f"{result.transfer['data']} {protocol}"
-            judged.append((objective, "" if objective == "TF-IDF" else result.model, task, result.seed, 100 * result.metrics["accuracy"]))
+            judged.append((*row, task, result.seed, 100 * result.metrics["accuracy"]))
     judged = pd.DataFrame(judged, columns=["objective", "model", "task", "seed", "accuracy"])
     random = judged[judged["objective"] == "random"].drop(columns="objective")
     above = judged.merge(random, on=["model", "task", "seed"], suffixes=("", "_random"))

@@ -7,6 +7,7 @@ import sys
 
 from conftest import ROOT
 
+from benchmarks import novels
 from benchmarks.record import markdown, read_all
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,6 +58,11 @@ def test_the_speed_tables_are_what_the_records_give():
     lines = README.splitlines()
     for line in markdown(read_all()).splitlines()[2:]:
         assert lines.count(line) == 1, line
+
+
+def test_the_tables_of_the_novels_are_what_the_records_give():
+    for table in novels.tables(novels.read_records(novels.RECORDS)):
+        assert novels.markdown(table) in README
 
 
 def test_the_files_it_links_to_exist():
