@@ -3,7 +3,7 @@
 Ours is train.py's Trainer with trainer=gpu trainer.compile=true trainer.half_stream=true in bf16; the bare loop has the same
 objective, kernels and compiled blocks, and nothing else. Batches lie in pinned memory, each side has a process of its own.
 
-    python benchmarks/gpu.py                     # all, within eight minutes on an H100
+    python benchmarks/gpu.py                     # all; a minute or a little more for each on an H100
     python benchmarks/gpu.py gpt2 mlm_base --batch 64
     python benchmarks/gpu.py --toy               # at toy size on the CPU: shows that it runs, measures nothing
 """

@@ -1,8 +1,8 @@
 """The softmax of a large vocabulary's logits in two passes over a GPU's memory: a Triton kernel.
 
-PyTorch's own operations read or write such logits a dozen times, in float32 most of it; a GPT-2 of 50,257 tokens would spend a
-third of its step there. One program has one row: it reads the row once for maximum and sum together (Milakov and Gimelshein
-2018, "Online normalizer calculation for softmax", algorithm 3) and once more, from the L2 cache, to write the gradient over it.
+PyTorch's own operations read or write such logits a dozen times, in float32 most of it. Here one program has one row: it reads
+the row once for maximum and sum together (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax", algorithm
+3) and once more, to write the gradient over it.
 
 Shapes: C rows, V vocabulary, W >= V columns, a multiple of what tensor cores like; those behind V are no classes.
 """
@@ -55,10 +55,7 @@ def _row(
     total_of = tl.zeros([block], tl.float32)
     for first in range(0, num_classes, block):
         column = first + tl.arange(0, block)
-        is_class = column < num_classes
-        x = tl.load(logits_at + column, mask=is_class, other=float("-inf")).to(tl.float32)
-        if has_bias:
-            x += tl.load(bias_at + column, mask=is_class, other=0.0).to(tl.float32)
+        x = _read(logits_at, bias_at, column, num_classes, has_bias)
         higher = tl.maximum(highest_of, x)
         total_of = total_of * tl.exp(highest_of - higher) + tl.exp(x - higher)
         highest_of = higher
@@ -71,9 +68,15 @@ def _row(
         scale = tl.where(used, 1.0 / total, 0.0)
         for first in range(0, num_columns, block):
             column = first + tl.arange(0, block)
-            is_class = column < num_classes
-            x = tl.load(logits_at + column, mask=is_class, other=float("-inf")).to(tl.float32)
-            if has_bias:
-                x += tl.load(bias_at + column, mask=is_class, other=0.0).to(tl.float32)
+            x = _read(logits_at, bias_at, column, num_classes, has_bias)
             gradient = tl.exp(x - highest) * scale - tl.where(column == target, 1.0, 0.0)
             tl.store(logits_at + column, gradient.to(logits_at.dtype.element_ty), mask=column < num_columns)
+
+
+@triton.jit
+def _read(logits_at, bias_at, column, num_classes, has_bias: tl.constexpr):
+    is_class = column < num_classes
+    x = tl.load(logits_at + column, mask=is_class, other=float("-inf")).to(tl.float32)
+    if has_bias:
+        x += tl.load(bias_at + column, mask=is_class, other=0.0).to(tl.float32)
+    return x

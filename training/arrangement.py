@@ -67,7 +67,7 @@ class Arrangement:
         for block in blocks:
             if self.half_stream and self.precision in HALF:
                 block.forward = in_half(block.forward, HALF[self.precision])
-            if self.compile:  # a kernel for each shape: a ResNet's blocks have eight, and one for all would be slower
+            if self.compile:  # for their very shapes, which do not change while one trains
                 block.forward = torch.compile(block.forward, dynamic=False)
             if self.activation_checkpointing:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
