@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
 from errors import BadInput
-from models.encoder import Encoder, Features
+from models.encoder import ALL_LAYERS, Encoder, Features
 from models.text_encoder import TextEncoder, TextInputs
 
 
@@ -75,7 +75,7 @@ class BiLSTM(Encoder):
             if number > 0:
                 last_BH = TextEncoder.pooled(layer_BLD, inputs.present, "last")[:, : self.width // 2]
                 read[f"layer {number} ends"] = torch.cat([last_BH, layer_BLD[:, 0, self.width // 2 :]], dim=1)
-        return read | {"all layers": torch.cat(means, dim=1)}
+        return read | {ALL_LAYERS: torch.cat(means, dim=1)}
 
     @property
     def embedding_VD(self) -> Tensor:

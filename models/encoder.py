@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+ALL_LAYERS = "all layers"  # the readout that has them side by side
+
 
 @dataclass(frozen=True)
 class Features:
@@ -80,7 +82,10 @@ class Encoder(nn.Module):
         return self(inputs, keep).pooled
 
     def readouts(self, inputs: Any) -> dict[str, Tensor]:
-        """Vectors (B, any width) by name among which a frozen probe may choose, the encoder's own pooling first."""
+        """Vectors (B, any width) by name among which a frozen probe may choose, the encoder's own pooling first.
+
+        `ALL_LAYERS` has several times the width, so a probe takes it only where it is asked for.
+        """
         return {"pooled": self(inputs).pooled}
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
-from models.encoder import Encoder, Features
+from models.encoder import ALL_LAYERS, Encoder, Features
 from models.last_layer import allow_places, hidden_at
 from models.text_nets import (
     CAUSAL,
@@ -161,8 +161,7 @@ class TextEncoder(Encoder):
     def readouts(self, inputs: TextInputs) -> dict[str, Tensor]:
         """Every layer and pooling as (B, D), the encoder's own choice first; last the means of all layers side by side.
 
-        Layers know different things, and a linear probe learns how to mix them (Devlin et al. 2019, table 7). Of random weights
-        all layers say the same.
+        Layers know different things, and a linear probe learns how to mix them (Devlin et al. 2019, table 7).
         """
         hidden = self.net(**self.arguments(inputs), output_hidden_states=True).hidden_states
         read = {"pooled": self.pooled(hidden[-1], inputs.present, self.pool)}
@@ -170,9 +169,7 @@ class TextEncoder(Encoder):
             for pool in POOLS:
                 if (layer, pool) != (len(hidden) - 1, self.pool) and not (layer == 0 and pool != "mean"):
                     read[f"layer {layer} {pool}"] = self.pooled(hidden_BLD, inputs.present, pool)
-        return read | {
-            "all layers": torch.cat([self.pooled(hidden_BLD, inputs.present, "mean") for hidden_BLD in hidden], dim=1)
-        }
+        return read | {ALL_LAYERS: torch.cat([self.pooled(hidden_BLD, inputs.present, "mean") for hidden_BLD in hidden], dim=1)}
 
     @staticmethod
     def pooled(hidden_BLD: Tensor, present_BL: Tensor | None, pool: str) -> Tensor:

@@ -1,19 +1,21 @@
 """Protocols: right against brute force, read the test split once, and leave the encoder bit for bit as it was."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
-import transfer.linear
 from datamodules.image_folder import ImageFolder
 from datamodules.spec import DataSpec
 from errors import BadInput
+from models.encoder import ALL_LAYERS
 from models.timm_encoder import TimmEncoder
 from transfer.finetune import FineTune
 from transfer.knn import KNN, knn_predict, validation_probe
-from transfer.linear import LinearProbe
+from transfer.linear import LinearProbe, fit, make_model
 from transfer.protocol import Bench, check_task, scores
 
 TRAINER = {
@@ -134,24 +136,44 @@ def test_the_strength_is_chosen_on_validation_by_value(data):
     torch.manual_seed(0)
     train, val = np.random.default_rng(0).normal(size=(2, 60, 4))
     labels = (train[:, 0] > 0).astype(int), (val[:, 0] > 0).astype(int)
-    strength, accuracy = LinearProbe().choose(train, labels[0], val, labels[1], data.spec, (1e-9, 1.0))
-    assert strength == 1.0
-    assert accuracy > 0.9
+    found = LinearProbe(strengths=(1.0, 1e-9)).search(train, labels[0], val, labels[1], data.spec)
+    assert list(found) == [1e-9, 1.0]  # of equals the first is taken
+    assert found[1.0] > max(0.9, found[1e-9])
 
 
-def test_the_weak_end_is_left_out_once_the_score_falls_and_nothing_better_is_missed(data, monkeypatch):
-    train, val = np.random.default_rng(1).normal(size=(2, 120, 40))
-    noise = np.random.default_rng(2).normal(size=(2, 120)) * 2  # many features, noisy labels: weak penalties overfit
-    train_labels, val_labels = (train[:, 0] + noise[0] > 0).astype(int), (val[:, 0] + noise[1] > 0).astype(int)
-    strengths, tried = LinearProbe().strengths, []
-    real = transfer.linear.fit
-    monkeypatch.setattr(transfer.linear, "fit", lambda model, *rest: tried.append(model.C) or real(model, *rest))
-    chosen, accuracy = LinearProbe().choose(train, train_labels, val, val_labels, data.spec, strengths)
-    weakest_tried = tried[-1]
-    alone = [LinearProbe().choose(train, train_labels, val, val_labels, data.spec, (one,))[1] for one in strengths]
-    assert accuracy == max(alone)
-    assert chosen == strengths[int(np.argmax(alone))]
-    assert weakest_tried < strengths[-1]
+def test_a_strength_behind_a_bump_is_found(data):
+    rng = np.random.default_rng(1)
+    wide, told = rng.normal(size=(2, 400)), rng.normal(size=(2, 400))
+    # what tells the classes apart lies in the small difference of two features, as in layers of random weights
+    features = np.stack([wide, wide + 0.01 * told, *rng.normal(size=(20, 2, 400))], axis=-1)
+    labels = (told > 0).astype(int)
+    found = LinearProbe().search(features[0], labels[0], features[1], labels[1], data.spec)
+    accuracies = list(found.values())
+    best = int(np.argmax(accuracies))
+    assert list(found)[best] >= 100
+    assert accuracies[best] > 0.9
+    assert max(accuracies[1:3]) < accuracies[0], "there is no bump"
+
+
+@pytest.mark.parametrize(("num_classes", "num_features"), [(2, 12), (2, 2_001), (3, 12)])
+def test_every_strength_gets_the_optimum(num_classes, num_features):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(150, num_features))
+    labels = (features[:, :num_classes] + rng.normal(size=(150, num_classes))).argmax(1)
+    spec = SimpleNamespace(num_classes=num_classes)
+    model = make_model(1e-3, 1000, spec, num_features)
+    for strength in (1e-3, 0.1):  # the second begins where the first ended
+        fitted = fit(model.set_params(C=strength), features, labels)
+        alone = LogisticRegression(C=strength, solver="newton-cg", tol=1e-8, max_iter=1000).fit(features, labels)
+        np.testing.assert_allclose(fitted.predict_proba(features), alone.predict_proba(features), atol=2e-3)
+
+
+def test_a_readout_is_chosen_among_single_layers_or_taken_by_name():
+    offered = {"pooled": None, "layer 0 mean": None, ALL_LAYERS: None}
+    assert LinearProbe().candidates(offered) == ["pooled", "layer 0 mean"]
+    assert LinearProbe(readout=ALL_LAYERS).candidates(offered) == [ALL_LAYERS]
+    with pytest.raises(BadInput, match="no transfer.readout 'layer 9 mean'; did you mean layer 0 mean"):
+        LinearProbe(readout="layer 9 mean").candidates(offered)
 
 
 def test_the_quick_probe_never_touches_the_test_split(data, vit):
