@@ -72,7 +72,7 @@ class Optimization:
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Trainable parameters by (layer, decays or not): {"params", "weight_decay", "lr_scale"}.
+    """Trainable parameters by (layer, decays or not, table or not): {"params", "weight_decay", "lr_scale", "embedding"}.
 
     Layer i of n of each encoder inside (embedding 0, blocks 1 to n - 1, final norm n) gets layer_decay ** (n - i), everything
     outside encoders 1 (He et al. 2022, appendix A.1; Clark et al. 2020, section 3.1).
@@ -83,13 +83,15 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
         if isinstance(encoder, Encoder)
         for name, layer in encoder.layers().items()
     }
-    groups: dict[tuple[float, bool], dict] = {}
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    groups: dict[tuple[float, bool, bool], dict] = {}
     for weight in module.parameters():
         if not weight.requires_grad:
             continue
         scale = layer_decay ** below_top.get(id(weight), 0)
-        decays = weight.ndim > 1
-        fresh = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
-        group = groups.setdefault((scale, decays), fresh)
+        decays, is_table = weight.ndim > 1, id(weight) in tables
+        decay = weight_decay if decays else 0.0
+        fresh = {"params": [], "weight_decay": decay, "lr_scale": scale, "embedding": is_table}
+        group = groups.setdefault((scale, decays, is_table), fresh)
         group["params"].append(weight)
     return list(groups.values())

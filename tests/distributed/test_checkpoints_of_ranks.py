@@ -56,6 +56,17 @@ def test_two_ranks_begin_and_one_process_goes_on(two_ranks, first, words, whole,
     alike(fit(settings_of(words), tmp_path / "on", STEPS, None, path, HALF), whole)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("first", [strategy("fsdp"), SHARDED], ids=["fsdp", "sharded"])
+def test_moments_that_rows_share_are_saved_and_read_in_shards(two_ranks, first, words, tmp_path):
+    words = [*words, "optimizer=coupled_adamw"]
+    whole = fit(settings_of(words), tmp_path / "whole", STEPS)
+    two_ranks(fit, settings_of([*words, *first]), tmp_path, STEPS, HALF)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    alike(fit(settings_of(words), tmp_path / "one", STEPS, None, path, HALF), whole)
+    alike(two_ranks(fit, settings_of([*words, *first]), tmp_path / "two", STEPS, None, path, HALF)[0], whole)
+
+
 @pytest.mark.parametrize("second", [strategy("ddp"), strategy("fsdp")], ids=["ddp", "fsdp"])
 def test_one_process_begins_and_two_ranks_go_on(two_ranks, second, words, whole, tmp_path):
     fit(settings_of(words), tmp_path, STEPS, HALF)

@@ -51,6 +51,7 @@ VARIANTS = {
     "synchronised batch norm of a ResNet": ("simclr", "ddp", ["model=resnet18", "~model.depth", "optimizer=sgd"]),
     "sharded batch norm": ("simclr", "fsdp", ["model=resnet18", "~model.depth", "optimizer=sgd"]),
     "LARS on shards": ("mae", "fsdp", ["optimizer=lars", "optimizer.base_lr=3"]),
+    "coupled rows on shards": ("mlm", "fsdp", ["optimizer=coupled_adamw"]),
     "SGD without clipping": ("span_corruption", "fsdp", ["optimizer=sgd", "optimizer.clip_norm=null"]),
     "activations computed again": ("mae", "fsdp", ["trainer.activation_checkpointing=true", "model.drop_path=0"]),
     "activations computed again, unsharded": ("mlm", "ddp", ["trainer.activation_checkpointing=true"]),

@@ -1,5 +1,6 @@
 """Optimisers and schedules: every parameter once, the stated learning rates, LARS by its formula."""
 
+import copy
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from conf import build, read_choice
 from objectives.supervised import Supervised
+from training.coupled_adamw import CoupledAdamW
 from training.lars import LARS
 from training.optimization import Optimization, parameter_groups
 
@@ -121,3 +123,60 @@ def test_lars_moves_weights_of_zero_norm():
     LARS([weight], lr=0.1).step()
     assert torch.isfinite(weight).all()
     assert (weight != 0).all()
+
+
+def coupled(groups: list[dict], **settings) -> CoupledAdamW:
+    return CoupledAdamW(groups, lr=0.1, betas=(0.8, 0.9), eps=1e-3, fused=True, **settings)
+
+
+def test_rows_of_an_embedding_share_one_second_moment_and_the_rest_is_adamw():
+    torch.manual_seed(0)
+    table, matrix = torch.randn(7, 5, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    weights = nn.Parameter(table.clone()), nn.Parameter(matrix.clone())
+    marked = [
+        {"params": [weights[0]], "weight_decay": 0.2, "embedding": True, "lr": 0.1},
+        {"params": [weights[1]], "weight_decay": 0.2, "embedding": False, "lr": 0.1},
+    ]
+    optimizer = coupled(marked, embedding_lr=3)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.3, 0.1])
+    plain = nn.Parameter(matrix.clone())
+    adamw = torch.optim.AdamW([plain], lr=0.1, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.2)
+    first, second = torch.zeros_like(table), torch.zeros_like(table)  # of each row, as the paper has them
+    for step in range(1, 5):
+        gradient = torch.randn(7, 5, dtype=torch.float64) * torch.arange(1, 8)[:, None]
+        weights[0].grad, weights[1].grad = gradient.clone(), torch.randn(5, 3, dtype=torch.float64)
+        plain.grad = weights[1].grad.clone()
+        if step == 3:  # what a checkpoint holds is enough to go on
+            saved = copy.deepcopy(optimizer.state_dict())
+            optimizer = coupled([dict(group, params=[w]) for group, w in zip(marked, weights, strict=True)])
+            optimizer.load_state_dict(saved)
+        optimizer.step()
+        adamw.step()
+        first = 0.8 * first + 0.2 * gradient
+        second = 0.9 * second + 0.1 * gradient**2
+        mean = (second / (1 - 0.9**step)).mean(0)
+        table = table * (1 - 0.3 * 0.2) - 0.3 * first / (1 - 0.8**step) / (mean.sqrt() + 1e-3)
+        torch.testing.assert_close(weights[0].data, table)
+        torch.testing.assert_close(weights[1].data, plain.data)
+
+
+@pytest.mark.parametrize("name", ["adamw", "coupled_adamw"])
+def test_coupled_rows_do_not_drift_together_under_a_softmax(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 8))
+    hidden = torch.randn(20, 64, 8) + 1  # what is predicted has a direction in common
+    optimizer = build(read_choice("optimizer", name) | {"weight_decay": 0.0}).optimizer(model, 256 * 50)
+    before = model[0].weight.detach().mean(0)
+    for hidden_BD in hidden:
+        logits = hidden_BD @ model[0].weight.T
+        torch.nn.functional.cross_entropy(logits, torch.zeros(64, dtype=torch.long)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    drift = (model[0].weight.detach().mean(0) - before).norm()
+    assert drift < 1e-5 if name == "coupled_adamw" else drift > 0.5
+
+
+def test_tables_are_groups_of_their_own():
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8))
+    marked = {id(w): group["embedding"] for group in parameter_groups(model, 0.05) for w in group["params"]}
+    assert [marked[id(weight)] for weight in model.parameters()] == [True, False, False]
