@@ -23,6 +23,7 @@ from training.course import Course
 from training.ranks import Ranks
 from training.sharding import Sharded
 
+SWITCHES = ("activation_checkpointing", "compile", "half_stream", "sharded_checkpoints")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -111,7 +112,13 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
     """Set the attention kernel of all encoders inside a module, on a CPU the allocator of the process.
 
     Returns what every `auto` became, for log and result.
+
+    Raises:
+        BadInput: a setting is none of its choices.
     """
+    for name in SWITCHES:
+        if not isinstance(settings.get(name, False), bool):
+            raise BadInput(f"trainer.{name} is true or false, not {settings[name]!r}")
     device = device_type(settings["accelerator"])
     if device == "cpu":
         keep_freed_memory()
