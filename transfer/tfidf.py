@@ -37,12 +37,12 @@ class TFIDF:
         train_features = words.fit_transform(train)
         found = {}
         for strength in sorted(self.strengths):
-            model = fit(make_model(strength, self.max_iter, data.spec), train_features, train_labels)
+            model = fit(make_model(strength, self.max_iter, data.spec, train_features.shape[1]), train_features, train_labels)
             found[strength] = scores(model.predict(words.transform(val)), val_labels, data.spec)[data.spec.selection]
         chosen = max(found, key=found.__getitem__)
         words = TfidfVectorizer(ngram_range=(1, self.longest_ngram))
         both, both_labels = words.fit_transform(train + val), np.concatenate([train_labels, val_labels])
-        model = fit(make_model(chosen, self.max_iter, data.spec), both, both_labels)
+        model = fit(make_model(chosen, self.max_iter, data.spec, both.shape[1]), both, both_labels)
         return scores(model.predict(words.transform(test)), labels, data.spec) | {
             f"val_{data.spec.selection}": found[chosen],
             "strength": chosen,
