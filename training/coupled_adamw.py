@@ -15,7 +15,7 @@ class CoupledAdamW(AdamW):
 
     A softmax over the vocabulary pushes every absent token a tiny step away from what is predicted. AdamW scales each row to
     steps of full size, so these pushes carry rare tokens off together, until their vectors differ in little but length. With
-    the mean of the rows' second moments (section 4.1) rows keep their proportions: gradients that sum to zero over the
+    the mean of the rows' second moments rows keep their proportions: gradients that sum to zero over the
     vocabulary move its mean nowhere.
 
     Args:
@@ -32,7 +32,7 @@ class CoupledAdamW(AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         loss = None
-        if closure is not None:
+        if closure is not None:  # before any group is set aside: Lightning clips the gradients of all of them in there
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
@@ -48,7 +48,7 @@ class CoupledAdamW(AdamW):
         return loss
 
     def step_embedding(self, weight_VD: Tensor, group: dict) -> None:
-        """Algorithm 1, with the decoupled weight decay of AdamW."""
+        """Adam with the mean of the rows' second moments, and the decoupled weight decay of AdamW."""
         state, (beta1, beta2) = self.state[weight_VD], group["betas"]
         if not state:
             state["step"] = torch.tensor(0.0)
