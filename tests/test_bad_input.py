@@ -31,6 +31,11 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (TRAIN, ["budget.samples=3"], "smaller than one step"),
         (TRAIN, ["trainer.precision=fp8"], "no precision 'fp8'; did you mean fp"),
         (TRAIN, ["trainer.attention=flash"], "no attention 'flash'; .*sdpa"),
+        (
+            TRAIN,
+            ["optimizer=coupled_adamw", "optimizer.algorithm.embedding_lr=abc"],
+            "embedding_lr is a positive number, not 'abc'",
+        ),
         (TRAIN, ["trainer.half_stream=abc"], "trainer.half_stream is true or false, not 'abc'"),
         (TRAIN, ["trainer.accelerator=tpu"], "accelerator 'tpu' is not on this machine"),
         (TRAIN, ["datamodule.batch_size=100000"], "batch_size=100000 does not fit: 'emoji' has"),

@@ -3,6 +3,7 @@
 Shapes: V rows of an embedding table, D width.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -21,9 +22,14 @@ class CoupledAdamW(AdamW):
     Args:
         groups: as `parameter_groups` makes them; those marked "embedding" are coupled.
         embedding_lr: factor on their learning rate.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     def __init__(self, groups: Iterable[dict], lr: float, embedding_lr: float = 1.0, **settings: object):
+        if not isinstance(embedding_lr, (int, float)) or not 0 < embedding_lr < math.inf:
+            raise ValueError(f"embedding_lr is a positive number, not {embedding_lr!r}")
         super().__init__(groups, lr=lr, **settings)
         for group in self.param_groups:
             if group.setdefault("embedding", False):
