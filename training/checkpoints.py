@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,8 @@ import torch.distributed as dist
 from errors import RunStopped
 from training.checkpoint_files import sync_folder
 from training.pretraining import Pretraining
+
+TOGETHER = 1.0  # seconds within which SIGTERM is one: of a parent that is gone Linux tells once or twice, by its threads
 
 
 class Checkpoints(L.Callback):
@@ -32,6 +35,7 @@ class Checkpoints(L.Callback):
         self.last, self.previous = self.folder / "last.ckpt", self.folder / "previous.ckpt"
         self.part = self.folder / "next.part"
         self.signal: int | None = None
+        self._asked_at = 0.0
         self._vote: tuple[torch.Tensor, dist.Work] | None = None
 
     def on_train_start(self, trainer: L.Trainer, module: Pretraining) -> None:
@@ -40,9 +44,12 @@ class Checkpoints(L.Callback):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal == number == signal.SIGTERM and now - self._asked_at < TOGETHER:
+            return
         if self.signal is not None and not dist.is_initialized():  # asked twice: do not wait for the step
             raise RunStopped(f"stopped at once by a second signal; {self.where()}", 128 + number)
-        self.signal = number
+        self.signal, self._asked_at = number, now
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
         if trainer.world_size > 1:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from training.arrangement import gather
 from training.checkpoint_files import rank_file, read_checkpoint, write_file
@@ -27,6 +28,11 @@ class Sharded(ModelParallelStrategy):
     @property
     def lightning_restore_optimizer(self) -> bool:
         return True
+
+    def setup_optimizers(self, trainer: L.Trainer) -> None:
+        super().setup_optimizers(trainer)
+        for optimizer in self.optimizers:
+            choose_kernel(optimizer)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return self._packed(self.lightning_module.state_dict())
@@ -75,6 +81,14 @@ class Sharded(ModelParallelStrategy):
                 for number, moments in saved["state"].items()
             }
             optimizer.load_state_dict({**saved, "state": state})
+            choose_kernel(optimizer)  # the file's groups say what the run before took
+
+
+def choose_kernel(optimizer: Optimizer) -> None:
+    """One operation at a time where PyTorch cannot run a fused step on shards: it can for Adam and AdamW alone."""
+    if not isinstance(optimizer, Adam):
+        for group in optimizer.param_groups:
+            group["fused"] = False
 
 
 def like(whole: Tensor, own: Tensor) -> Tensor:

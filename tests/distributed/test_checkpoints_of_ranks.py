@@ -1,5 +1,7 @@
 """A run may go on with another number of ranks and another strategy: what one wrote the others read, whole or sharded."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from fits import fit, settings_of, strategy
@@ -58,13 +60,19 @@ def test_two_ranks_begin_and_one_process_goes_on(two_ranks, first, words, whole,
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", [strategy("fsdp"), SHARDED], ids=["fsdp", "sharded"])
-def test_moments_that_rows_share_are_saved_and_read_in_shards(two_ranks, first, words, tmp_path):
-    words = [*words, "optimizer=coupled_adamw"]
+@pytest.mark.parametrize(
+    "optimizer", ["coupled_adamw", "sgd"]
+)  # moments that rows share; a step that is fused on whole weights only
+def test_other_optimizers_are_saved_and_read_in_shards(two_ranks, first, optimizer, words, tmp_path):
+    words = [*words, f"optimizer={optimizer}"]
     whole = fit(settings_of(words), tmp_path / "whole", STEPS)
+    fit(settings_of(words), tmp_path / "half", STEPS, HALF)
     two_ranks(fit, settings_of([*words, *first]), tmp_path, STEPS, HALF)
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    alike(fit(settings_of(words), tmp_path / "one", STEPS, None, path, HALF), whole)
-    alike(two_ranks(fit, settings_of([*words, *first]), tmp_path / "two", STEPS, None, path, HALF)[0], whole)
+    path = Path("checkpoints") / "last.ckpt"
+    alike(fit(settings_of(words), tmp_path / "one", STEPS, None, tmp_path / path, HALF), whole)
+    for begun in (tmp_path / path, tmp_path / "half" / path):
+        found, _ = two_ranks(fit, settings_of([*words, *first]), tmp_path / f"{begun.parts[-3]}_on", STEPS, None, begun, HALF)
+        alike(found, whole)
 
 
 @pytest.mark.parametrize("second", [strategy("ddp"), strategy("fsdp")], ids=["ddp", "fsdp"])

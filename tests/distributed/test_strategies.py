@@ -5,6 +5,7 @@ from fits import Fit, fit, settings_of, strategy
 from made_runs import OBJECTIVES, words_for
 
 QUICK = ("mae", "simclr", "mlm")  # in `make test`; the others are long
+EARLY = 10  # steps in which two orders of the same sums have not grown apart: from 1e-7 they come to 1e-4 in 15 steps
 RECIPE = ["optimizer.base_lr=0.02", "optimizer.clip_norm=1.0", "optimizer.warmup=0.3"]
 
 
@@ -33,7 +34,7 @@ def test_two_ranks_learn_what_one_process_learns(two_ranks, alone, objective, na
     expected = alone(objective, num_steps)
     settings = settings_of([*words_for(objective, pictures, texts), *RECIPE, *strategy(name)])
     first, second = two_ranks(fit, settings, tmp_path, num_steps, None, None, 0, True)
-    assert first.losses == pytest.approx(expected.losses, rel=1e-4, abs=1e-5 * max(expected.losses))
+    assert_same_course(first, expected)
     assert second.losses == first.losses  # what is logged is the mean, on every rank
     assert len({round(loss, 4) for loss in first.losses}) > num_steps // 2  # something is learned
     assert not first.drawn.keys() & second.drawn.keys()
@@ -41,9 +42,17 @@ def test_two_ranks_learn_what_one_process_learns(two_ranks, alone, objective, na
     assert first.drawn | second.drawn == expected.drawn
     assert first.metrics == pytest.approx(expected.metrics, rel=2e-3)  # 13 or 18 samples, none of them twice
     assert not second.metrics
-    for name_, weight in first.weights.items():
+
+
+def assert_same_course(found: Fit, expected: Fit) -> None:
+    """Losses and final weights are those of another arrangement of the same sums."""
+    largest, num_steps = max(expected.losses), len(expected.losses)
+    assert found.losses[:EARLY] == pytest.approx(expected.losses[:EARLY], rel=1e-4, abs=1e-5 * largest)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-3, abs=1e-4 * largest)
+    apart = 1e-3 if num_steps <= EARLY else 1e-2
+    for name, weight in found.weights.items():
         if weight.ndim > 1:  # some biases have no gradient but rounding errors, which AdamW makes steps of
-            assert (weight - expected.weights[name_]).abs().max() <= 1e-3 * weight.abs().max(), name_
+            assert (weight - expected.weights[name]).abs().max() <= apart * weight.abs().max(), name
 
 
 VARIANTS = {
@@ -69,10 +78,7 @@ def test_variants(two_ranks, variant, pictures, texts, tmp_path):
     alone = [word for word in words if not word.startswith("trainer.")]
     expected = fit(settings_of(alone), tmp_path / "alone", 6)
     first, _ = two_ranks(fit, settings_of([*words, *strategy(name)]), tmp_path / "ranks", 6)
-    assert first.losses == pytest.approx(expected.losses, rel=1e-4, abs=1e-5 * max(expected.losses))
-    for weight_name, weight in first.weights.items():
-        if weight.ndim > 1:
-            assert (weight - expected.weights[weight_name]).abs().max() <= 1e-3 * weight.abs().max(), weight_name
+    assert_same_course(first, expected)
 
 
 @pytest.mark.long

@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from errors import BadInput
+from errors import BadInput, RunStopped
+from training import checkpoints
 from training.checkpoint_files import read_checkpoint, readable_checkpoint
 
 
@@ -56,3 +58,17 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, capsy
     (folder / "previous.ckpt").write_bytes(b"cut too")
     with pytest.raises(BadInput, match="previous.ckpt"):
         readable_checkpoint(tmp_path)
+
+
+def test_a_second_signal_ends_a_run_at_once_but_a_parent_that_is_gone_is_told_of_twice(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    callback = checkpoints.Checkpoints(tmp_path, 10)
+    callback._on_signal(signal.SIGTERM, None)
+    clock[0] += 0.01
+    callback._on_signal(signal.SIGTERM, None)
+    assert callback.signal == signal.SIGTERM
+    for later, number in ((0.02, signal.SIGINT), (5, signal.SIGTERM)):
+        clock[0] = 100 + later
+        with pytest.raises(RunStopped, match="second signal"):
+            callback._on_signal(number, None)
