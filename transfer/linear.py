@@ -43,16 +43,16 @@ class LinearProbe:
     readout: str | None = None
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
-        (train, train_labels), (val, val_labels), (test, labels) = (
-            extract_readouts(encoder, data, split, bench.trainer["workers"], bench.precision)
-            for split in ("train", "val", "test")
-        )
+        read = partial(extract_readouts, encoder, data, workers=bench.trainer["workers"], precision=bench.precision)
+        val, val_labels = read("val")
+        candidates = self.candidates(val)  # before the long splits are read: it may refuse
+        (train, train_labels), (test, labels) = read("train"), read("test")
         train_labels, val_labels, labels = train_labels.numpy(), val_labels.numpy(), labels.numpy()
         search = partial(self.search, val_labels=val_labels, spec=data.spec)
         part = slice(None, None, -(-len(train_labels) // ENOUGH))
         found = {
             name: search(train[name][part].numpy(), train_labels[part], val=val[name].numpy())
-            for name in watched(self.candidates(train), "linear probe")
+            for name in watched(candidates, "linear probe")
         }
         readout = max(found, key=lambda name: max(found[name].values()))  # of equals the encoder's own
         by_strength = found[readout]
