@@ -68,10 +68,11 @@ def _exchange(layer: nn.Module, kernel: str) -> None:
     """The class of one of timm's layers for the one that has the kernel."""
     from timm.layers import Attention  # seconds, for which text has no use
 
+    from models.eager_attention import EagerAttention
     from models.xformers_attention import XformersAttention
 
     if isinstance(layer, Attention):
-        layer.__class__ = XformersAttention if kernel == "xformers" else Attention
+        layer.__class__ = {"xformers": XformersAttention, "eager": EagerAttention}.get(kernel, Attention)
 
 
 def kernels_used(module: nn.Module) -> set[str]:
