@@ -36,7 +36,8 @@ class _Attend(torch.autograd.Function):
         by_head = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
         query, key, value = rows = by_head.flatten(1, 2)  # (3, B H, N, d)
         query.mul_(scale)
-        weights = torch.bmm(query, key.mT).softmax(-1)
+        # not Tensor.softmax, which autocast makes float32 on a GPU, while the backward pass runs without it
+        weights = torch.ops.aten._softmax(torch.bmm(query, key.mT), -1, False)
         ctx.save_for_backward(rows, weights)
         ctx.scale, ctx.shape = scale, by_head.shape
         return torch.bmm(weights, value).view(by_head.shape[1:]).transpose(1, 2).flatten(2)

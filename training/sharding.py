@@ -32,7 +32,7 @@ class Sharded(ModelParallelStrategy):
     def setup_optimizers(self, trainer: L.Trainer) -> None:
         super().setup_optimizers(trainer)
         for optimizer in self.optimizers:
-            choose_kernel(optimizer)
+            unfuse(optimizer)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return self._packed(self.lightning_module.state_dict())
@@ -81,14 +81,15 @@ class Sharded(ModelParallelStrategy):
                 for number, moments in saved["state"].items()
             }
             optimizer.load_state_dict({**saved, "state": state})
-            choose_kernel(optimizer)  # the file's groups say what the run before took
+            unfuse(optimizer)  # the file's groups say what the run before took
 
 
-def choose_kernel(optimizer: Optimizer) -> None:
+def unfuse(optimizer: Optimizer) -> None:
     """One operation at a time where PyTorch cannot run a fused step on shards: it can for Adam and AdamW alone."""
     if not isinstance(optimizer, Adam):
         for group in optimizer.param_groups:
-            group["fused"] = False
+            if group.get("fused"):
+                group["fused"] = False
 
 
 def like(whole: Tensor, own: Tensor) -> Tensor:

@@ -60,9 +60,7 @@ def test_two_ranks_begin_and_one_process_goes_on(two_ranks, first, words, whole,
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", [strategy("fsdp"), SHARDED], ids=["fsdp", "sharded"])
-@pytest.mark.parametrize(
-    "optimizer", ["coupled_adamw", "sgd"]
-)  # moments that rows share; a step that is fused on whole weights only
+@pytest.mark.parametrize("optimizer", ["coupled_adamw", "sgd"])  # rows share moments; fused on whole weights only
 def test_other_optimizers_are_saved_and_read_in_shards(two_ranks, first, optimizer, words, tmp_path):
     words = [*words, f"optimizer={optimizer}"]
     whole = fit(settings_of(words), tmp_path / "whole", STEPS)

@@ -9,6 +9,8 @@ from torch import nn
 
 from models.eager_attention import EagerAttention
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 def made_of(layer: Attention) -> EagerAttention:
     own = copy.deepcopy(layer)
@@ -19,13 +21,15 @@ def made_of(layer: Attention) -> EagerAttention:
 def way(layer: Attention, x: torch.Tensor, dtype: torch.dtype, **settings) -> list[torch.Tensor]:
     """Output, gradient of the input, gradients of the weights."""
     x = x.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with torch.autocast("cpu", dtype if dtype in HALF else None, enabled=dtype in HALF):
         out = layer(x, **settings)
     (out * torch.linspace(-1, 1, out.shape[-1], dtype=out.dtype)).sum().backward()
     return [out, x.grad, *(weight.grad for weight in layer.parameters())]
 
 
-@pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 1e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "apart"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-3)]
+)
 @pytest.mark.parametrize(
     ("batch", "length", "num_heads", "width"), [(3, 17, 3, 48), (2, 65, 6, 192), (1, 1, 1, 8), (4, 5, 1, 12)]
 )
@@ -33,24 +37,27 @@ def test_outputs_and_gradients_are_timms(dtype, apart, batch, length, num_heads,
     torch.manual_seed(0)
     layer = Attention(width, num_heads, qkv_bias=True, scale_norm=True, norm_layer=nn.LayerNorm)
     layer.fused_attn = False
-    layer = layer if dtype == torch.bfloat16 else layer.to(dtype)
+    layer = layer if dtype in HALF else layer.to(dtype)
     x = torch.randn(batch, length, width, dtype=layer.proj.weight.dtype)
     for ours, theirs in zip(way(made_of(layer), x, dtype), way(layer, x, dtype), strict=True):
         assert (ours - theirs).norm() <= apart * theirs.norm()
 
 
-@pytest.mark.parametrize("settings", [{"is_causal": True}, {"attn_mask": torch.eye(6, dtype=torch.bool)}])
-def test_masks_norms_and_gates_are_not_forgotten(settings):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ({}, {"is_causal": True}),
+        ({}, {"attn_mask": torch.eye(6, dtype=torch.bool)}),
+        ({"qk_norm": True, "norm_layer": nn.LayerNorm}, {}),
+        ({"gated": True}, {}),
+    ],
+)
+def test_masks_norms_and_gates_are_not_forgotten(kind, settings):
     torch.manual_seed(0)
-    x = torch.randn(2, 6, 32)
-    for layer, more in (
-        (Attention(32, 4), settings),
-        (Attention(32, 4, qk_norm=True, norm_layer=nn.LayerNorm), {}),
-        (Attention(32, 4, gated=True), {}),
-    ):
-        layer.fused_attn = False
-        for ours, theirs in zip(way(made_of(layer), x, x.dtype, **more), way(layer, x, x.dtype, **more), strict=True):
-            assert torch.equal(ours, theirs)
+    x, layer = torch.randn(2, 6, 32), Attention(32, 4, **kind)
+    layer.fused_attn = False
+    for ours, theirs in zip(way(made_of(layer), x, x.dtype, **settings), way(layer, x, x.dtype, **settings), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_dropped_scores_are_dropped():
