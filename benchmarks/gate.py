@@ -18,8 +18,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-import torch
-
+from benchmarks.machine import synchronise
 from training.run import peak_memory_bytes
 
 
@@ -55,7 +54,7 @@ class Turns:
         self._left -= 1
         if self._left > 0:
             return
-        _synchronise()
+        synchronise()
         seconds = time.perf_counter() - self._began
         self.connection.send({**self.facts, **facts, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes()})
         self._wait()
@@ -64,13 +63,8 @@ class Turns:
         self._left = self.connection.recv()
         if self._left is None:
             os._exit(0)  # in the middle of somebody's training loop: there is nothing to tidy up
-        _synchronise()
+        synchronise()
         self._began = time.perf_counter()
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 class SideFailed(Exception):

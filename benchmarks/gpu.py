@@ -1,7 +1,8 @@
 """Training steps on one GPU: samples or tokens a second, model-FLOPs utilisation and peak memory, beside a bare loop.
 
 Ours is train.py's Trainer with trainer=gpu trainer.compile=true trainer.half_stream=true in bf16; the bare loop has the same
-objective, kernels and compiled blocks, and nothing else. Batches lie in pinned memory, each side has a process of its own.
+objective, kernels and compiled blocks, and nothing else. Batches lie in pinned memory, each side has a process of its own. A
+second table says in which kernels a step of the bare loop spends its time.
 
     python benchmarks/gpu.py                     # all; a minute or a little more for each on an H100
     python benchmarks/gpu.py gpt2 mlm_base --batch 64
@@ -14,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +26,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
-from benchmarks.gate import SideFailed, SideProcess, processes
+from benchmarks import gpu_kernels, machine
+from benchmarks.gate import Side, SideFailed, SideProcess, processes
 from benchmarks.record import RESULTS
-from benchmarks.sides import bare, ours
+from benchmarks.sides import ours
 from benchmarks.works import Work
 from errors import nearest
+from reports.markdown import plain_table
 from training.throughput import peak_flops
 
-WARM = 5  # steps, the compilation among them
-SIDES = {"ours": ours, "bare": bare}
+WARM = 6  # steps, the compilation among them; the last is profiled
 HEADER = ("case", "", "a second", "MFU", "wanted", "memory", "ours / bare")
+KERNEL_HEADER = ("case, bare", "step", "products and weights at the measured rates", *gpu_kernels.KINDS)
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,22 @@ CASES = {
 def measured(process: SideProcess, work: Work, seconds: float) -> dict[str, float]:
     """Rate in units a second and peak memory of one side, which has the device for itself; then it is ended."""
     try:
-        process.run(WARM)
+        seen = process.run(WARM).get("kernels")
         steps = max(2, round(seconds / (process.run(2)["seconds"] / 2)))
         facts = process.run(steps)
     finally:
         process.stop()
-    return facts | {"rate": work.units_a_step * steps / facts["seconds"]}
+    return facts | {"rate": work.units_a_step * steps / facts["seconds"], "kernels": seen}
 
 
 def utilisation(work: Work, rate: float, sample_flops: float, peak: float | None) -> float | None:
     """Model-FLOPs utilisation at a rate in units a second."""
     return None if peak is None else rate / (work.units_a_step / work.batch) * sample_flops / peak
+
+
+def sides_of(work: Work, *arguments: Any) -> dict[str, tuple[Side, tuple[Any, ...]]]:
+    """Both sides of a work, for `processes`."""
+    return {"ours": (ours, (work, *arguments)), "bare": (gpu_kernels.seen, (WARM, work, *arguments))}
 
 
 def rows(name: str, record: dict[str, Any]) -> list[list[str]]:
@@ -107,11 +115,20 @@ def rows(name: str, record: dict[str, Any]) -> list[list[str]]:
     return found
 
 
+def kernel_row(name: str, record: dict[str, Any], rates: dict[str, Any]) -> list[str]:
+    """A line of the second table: the bare loop's step, the fewest seconds for it, and where its time goes."""
+    facts, kernels = record["sides"]["bare"], record["sides"]["bare"]["kernels"]
+    step, whole = record["units_a_step"] / facts["rate"], sum(kernels.values())
+    flops = record["sides"]["ours"]["sample_flops"] * record["samples_a_step"]
+    fewest = machine.fewest_seconds(flops, facts["parameters"], rates, "bf16")
+    return [name, f"{step * 1e3:.1f} ms", f"{fewest * 1e3:.1f} ms", *(f"{part / whole:.1%}" for part in kernels.values())]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", help=f"any of {', '.join(CASES)}; by default all")
     parser.add_argument("--batch", type=int, help="samples a step instead of the cases' own")
-    parser.add_argument("--seconds", type=float, default=5.0, help="that are timed of each side")
+    parser.add_argument("--seconds", type=float, default=4.0, help="that are timed of each side")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--wide-stream", action="store_true", help="trainer.half_stream=false, as by default")
     parser.add_argument("--toy", action="store_true", help="at toy size on the CPU")
@@ -122,39 +139,65 @@ def main() -> int:
     if not chosen.toy and not torch.cuda.is_available():
         print("there is no GPU here, so nothing is measured; --toy runs all cases at toy size on the CPU")
         return 0
-    accelerator = "cpu" if chosen.toy else "gpu"
-    device = "CPU, toy size" if chosen.toy else torch.cuda.get_device_name()
-    peak = None if chosen.toy else peak_flops(device, "bf16")
-    print(f"{device}, torch {torch.__version__}, " + (f"peak {peak / 1e12:,.0f} TFLOP/s in bf16" if peak else "peak not known"))
-    folder = Path(tempfile.mkdtemp()) if chosen.toy else RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
-    records, failed = {}, 0
-    for name in chosen.case or CASES:
-        case, began = CASES[name], time.perf_counter()
-        work = case.toy if chosen.toy else case.work.with_batch(chosen.batch or case.work.batch)
-        settings = {} if chosen.toy else {"compile": not chosen.no_compile, "half_stream": not chosen.wide_stream}
-        seconds = 0.1 if chosen.toy else chosen.seconds
-        arguments = (work, "fp32" if chosen.toy else "bf16", accelerator, settings)
-        try:
-            with processes({side: (loop, arguments) for side, loop in SIDES.items()}) as waiting:
-                sides = {side: measured(process, work, seconds) for side, process in waiting.items()}
-        except SideFailed as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-            failed += 1
-            continue
-        for facts in sides.values():
-            facts["mfu"] = utilisation(work, facts["rate"], sides["ours"]["sample_flops"], peak)
-        records[name] = {"work": work.described(), "unit": work.unit, "mfu_wanted": case.mfu, "sides": sides}
-        spoken = ", ".join(f"{row[1]} {row[2]}/s {row[3]}".strip() for row in rows(name, records[name]))
-        print(f"{name}: {time.perf_counter() - began:.0f} s, {spoken}", flush=True)
-        facts = {"device": device, "date": datetime.date.today().isoformat(), "machine": machine.described(rates=False)}
-        (folder / "gpu.json").write_text(json.dumps(facts | {"gpu": records}, indent=1) + "\n", encoding="utf-8")
+    settings, peak, rates = {}, None, None
+    if chosen.toy:
+        device, seconds, arguments = "CPU, toy size", 0.1, ("fp32", "cpu", settings)
+        works = {name: CASES[name].toy for name in chosen.case or CASES}
+    else:
+        device, seconds = torch.cuda.get_device_name(), chosen.seconds
+        peak, rates = peak_flops(device, "bf16"), gpu_kernels.rates()
+        settings |= {"compile": not chosen.no_compile, "half_stream": not chosen.wide_stream}
+        works = {name: CASES[name].work.with_batch(chosen.batch or CASES[name].work.batch) for name in chosen.case or CASES}
+        arguments = ("bf16", "gpu", settings)
+    print(f"{device}, torch {torch.__version__}, peak {f'{peak / 1e12:,.0f} TFLOP/s in bf16' if peak else 'not known'}")
+    if rates:
+        products = rates["matmul_flops"]["bf16"]
+        print(
+            f"measured: matrix products {products / 1e12:,.0f} TFLOP/s, copies {rates['copy_bytes'] / 1e12:.2f} TB/s",
+            flush=True,
+        )
+    records = measure(works, arguments, seconds, peak, {"device": device, "rates": rates}, chosen.toy)
     table = Table(*HEADER)
     for name, record in records.items():
         for row in rows(name, record):
             table.add_row(*row)
     Console(width=max(140, Console().width)).print(table)
-    return int(failed > 0)
+    if rates:
+        print(plain_table(KERNEL_HEADER, [kernel_row(name, record, rates) for name, record in records.items()]))
+    return int(len(records) < len(works))
+
+
+def measure(
+    works: dict[str, Work], arguments: tuple[Any, ...], seconds: float, peak: float | None, facts: dict[str, Any], toy: bool
+) -> dict[str, dict[str, Any]]:
+    """Records of the cases that did not fail, written down after each."""
+    folder = Path(tempfile.mkdtemp()) if toy else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = facts | {"date": datetime.date.today().isoformat(), "machine": machine.described(rates=False)}
+    names, running, records = list(works), {}, {}
+    with ExitStack() as ended:
+        for place, name in enumerate(names):
+            began, work = time.perf_counter(), works[name]
+            for near in names[place : place + 2]:  # the next case imports while this one compiles
+                if near not in running:
+                    running[near] = ended.enter_context(processes(sides_of(works[near], *arguments)))
+            try:
+                sides = {side: measured(process, work, seconds) for side, process in running[name].items()}
+            except SideFailed as error:
+                print(f"{name}: {error}", file=sys.stderr, flush=True)
+                for process in running[name].values():
+                    process.stop()
+                continue
+            for side in sides.values():
+                side["mfu"] = utilisation(work, side["rate"], sides["ours"]["sample_flops"], peak)
+            records[name] = {
+                "work": work.described(), "unit": work.unit, "units_a_step": work.units_a_step, "samples_a_step": work.batch,
+                "mfu_wanted": CASES[name].mfu, "sides": sides,
+            }  # fmt: skip
+            spoken = ", ".join(f"{row[1]} {row[2]}/s {row[3]}".strip() for row in rows(name, records[name]))
+            print(f"{name}: {time.perf_counter() - began:.0f} s, {spoken}", flush=True)
+            (folder / "gpu.json").write_text(json.dumps(facts | {"gpu": records}, indent=1) + "\n", encoding="utf-8")
+    return records
 
 
 if __name__ == "__main__":

@@ -45,17 +45,17 @@ def is_installed(package: str) -> bool:
     return True
 
 
-def matmul_flops(dtype: torch.dtype, side: int = SIDE) -> float:
+def matmul_flops(dtype: torch.dtype, side: int = SIDE, device: str = "cpu") -> float:
     """FLOP/s of square matrix products; of small ones where this kind is slow."""
-    if side > FEW_SIDE and 2 * side**3 / (few := matmul_flops(dtype, FEW_SIDE)) > PATIENCE:
+    if device == "cpu" and side > FEW_SIDE and 2 * side**3 / (few := matmul_flops(dtype, FEW_SIDE)) > PATIENCE:
         return few
-    first, second = torch.randn(2, side, side).to(dtype)
+    first, second = torch.randn(2, side, side, device=device).to(dtype)
     return 2 * side**3 / _fastest(lambda: first @ second)
 
 
-def copy_bytes(numbers: int = COPIED) -> float:
+def copy_bytes(numbers: int = COPIED, device: str = "cpu") -> float:
     """Bytes/s of a copy, read and written ones counted."""
-    source, target = torch.ones(numbers), torch.empty(numbers)
+    source, target = torch.ones(numbers, device=device), torch.empty(numbers, device=device)
     return 2 * 4 * numbers / _fastest(lambda: target.copy_(source))
 
 
@@ -64,10 +64,18 @@ def _fastest(work: Callable[[], object], times: int = 4) -> float:
     work()
     found = []
     for _ in range(times):
+        synchronise()
         began = time.perf_counter()
         work()
+        synchronise()
         found.append(time.perf_counter() - began)
     return min(found)
+
+
+def synchronise() -> None:
+    """Wait for a GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def fewest_seconds(step_flops: float, parameters: float, machine: dict[str, Any], precision: str) -> float:

@@ -25,7 +25,7 @@ from training.optimization import Optimization
 from training.pretraining import Pretraining
 from training.progress import ProgressLine
 from training.throughput import Throughput
-from training.trainer import build_trainer, prepare_speed
+from training.trainer import build_trainer, fit, prepare_speed
 
 Settings = dict[str, Any]  # of the node `trainer`
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,7 +64,7 @@ def ours(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", more:
     throughput = Throughput(flops, work.units_a_step // work.batch, resolved["precision"])
     callbacks = [ProgressLine(), monitors, Energy(), Checkpoints(folder, ENDLESS), throughput, StepEnds(gate)]
     trainer = build_trainer(settings, folder, course, optimization.clip_norm, callbacks)
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    fit(trainer, module, DataLoader(batches, batch_size=None))
 
 
 def bare(gate: Gate, work: Work, precision: str, accelerator: str = "cpu", more: Settings | None = None) -> None:

@@ -132,7 +132,7 @@ class Batches(IterableDataset):
     """Endless batches: IN_MEMORY of them in turn, each with new sample numbers, so that every step draws anew."""
 
     def __init__(self, work: Work, objective: Objective):
-        self.work, self.view = work, None
+        self.work, self.view, self.is_pinned = work, None, False
         self.stored: dict[str, Tensor] = {}
         if work.modality == "image_text":
             self.stored["ids"], self.stored["present"] = work.captions()
@@ -144,7 +144,8 @@ class Batches(IterableDataset):
             self.stored["views"] = work.pixels(getattr(objective.views(), "num", 1))
 
     def pinned(self) -> "Batches":
-        """Themselves, in memory from which a GPU reads while it computes."""
+        """Themselves, in memory from which a GPU reads while it computes, as a loader of this project fills it."""
+        self.is_pinned = True
         self.stored = {name: stored.pin_memory() for name, stored in self.stored.items()}
         return self
 
@@ -157,8 +158,10 @@ class Batches(IterableDataset):
         size = self.work.batch
         rows = slice(step % IN_MEMORY * size, (step % IN_MEMORY + 1) * size)
         index_B = torch.arange(size) + step * size
-        batch = {name: stored[rows] for name, stored in self.stored.items()}
-        batch |= {"index": index_B, "epoch": torch.zeros_like(index_B), "corrupt": torch.tensor(0)}
+        facts = {"index": index_B, "epoch": torch.zeros_like(index_B), "corrupt": torch.tensor(0)}
+        if self.is_pinned:  # a GPU would wait for numbers in other memory
+            facts = {name: fact.pin_memory() for name, fact in facts.items()}
+        batch = {name: stored[rows] for name, stored in self.stored.items()} | facts
         if self.view is not None:
             batch["views"] = self.view(self.pictures[rows], 0, batch["epoch"], index_B)
         return batch

@@ -3,6 +3,7 @@
 In bfloat16 PyTorch's fused attention for CPUs spends half of a small ViT's step in its backward (measured on one with
 AVX-512); plain matmul-softmax-matmul does not, until the (N, N) scores outgrow the caches. In float32 steps take as long with
 either, within 3 % from 17 to 128 tokens, or less (causal attention and CLIP 10 %) with the fused one, which keeps no scores.
+On a GPU pictures have so few tokens that general kernels waste it; those have one of their own.
 """
 
 import importlib.util
@@ -12,7 +13,7 @@ from torch import nn
 
 from errors import BadInput, nearest
 
-CHOICES = ("auto", "eager", "sdpa", "flex", "xformers")
+CHOICES = ("auto", "eager", "sdpa", "short", "flex", "xformers")
 EAGER_UP_TO = 256  # tokens, in half precision on a CPU
 
 
@@ -23,7 +24,7 @@ def choose_attention(choice: str, device_type: str, precision: str, num_tokens: 
         precision: "fp32", "bf16" or "fp16", of the training step.
 
     Returns:
-        (kernel, reason): the kernel is "eager", "sdpa", "flex" or "xformers"; the reason is for the log.
+        (kernel, reason): the kernel is one of CHOICES but "auto"; the reason is for the log.
 
     Raises:
         BadInput: the choice does not exist.
@@ -32,6 +33,8 @@ def choose_attention(choice: str, device_type: str, precision: str, num_tokens: 
         raise BadInput(f"there is no attention '{choice}'; {nearest(choice, CHOICES)}")
     if choice == "flex" and device_type != "cuda":
         return choose_attention("auto", device_type, precision, num_tokens)[0], f"FlexAttention does not train on {device_type}"
+    if choice == "short" and device_type != "cuda":
+        return choose_attention("auto", device_type, precision, num_tokens)[0], f"its kernel is not for {device_type}"
     if choice == "xformers":
         if importlib.util.find_spec("xformers") is None:
             return "sdpa", 'xFormers is not installed (pip install "headstart[xformers]"), so the next best'
@@ -41,14 +44,18 @@ def choose_attention(choice: str, device_type: str, precision: str, num_tokens: 
     if choice != "auto":
         return choice, "as asked"
     reason = f"on {device_type} in {precision} at {num_tokens} tokens"
-    return ("eager" if device_type == "cpu" and precision != "fp32" and num_tokens <= EAGER_UP_TO else "sdpa"), reason
+    if precision == "fp32":
+        return "sdpa", reason
+    if device_type == "cuda":
+        return "short", reason
+    return ("eager" if device_type == "cpu" and num_tokens <= EAGER_UP_TO else "sdpa"), reason
 
 
 def set_attention(module: nn.Module, kernel: str) -> None:
     """Make every attention layer inside `module` use `kernel`; weights and their names stay as they are.
 
-    A layer that does not have it takes "sdpa": xFormers is for pictures, FlexAttention for text, where blocks of a mask that
-    nothing may see are skipped, as between documents that are kept apart.
+    A layer that does not have it takes "sdpa": "short" and xFormers are for pictures, FlexAttention for text, where blocks of a
+    mask that nothing may see are skipped, as between documents that are kept apart.
     """
     for layer in module.modules():
         if hasattr(layer, "fused_attn"):  # timm's models
@@ -69,10 +76,12 @@ def _exchange(layer: nn.Module, kernel: str) -> None:
     from timm.layers import Attention  # seconds, for which text has no use
 
     from models.eager_attention import EagerAttention
+    from models.short_attention import ShortAttention
     from models.xformers_attention import XformersAttention
 
     if isinstance(layer, Attention):
-        layer.__class__ = {"xformers": XformersAttention, "eager": EagerAttention}.get(kernel, Attention)
+        own = {"xformers": XformersAttention, "eager": EagerAttention, "short": ShortAttention}
+        layer.__class__ = own.get(kernel, Attention)
 
 
 def kernels_used(module: nn.Module) -> set[str]:

@@ -26,6 +26,7 @@ from models.text_nets import (
     net_config,
     net_from_name,
     set_dropout,
+    stop_guessing,
 )
 
 UNLIMITED = 1_000_000  # positions of architectures that only know distances
@@ -42,6 +43,7 @@ class TextInputs:
         attend: (B, L, L) bool, which position may see which; None leaves it to the architecture.
         positions: (B, L) int64; None counts from 0.
         segment: (B, L) int64, the first or the second sentence; None is all first.
+        padding_last: whether all padding of a row is at its end, where nothing causal looks.
     """
 
     ids: Tensor
@@ -49,6 +51,7 @@ class TextInputs:
     attend: Tensor | None = None
     positions: Tensor | None = None
     segment: Tensor | None = None
+    padding_last: bool = False
 
 
 class TextEncoder(Encoder):
@@ -118,6 +121,7 @@ class TextEncoder(Encoder):
         self.causal = known.model_type in CAUSAL
         self.attention = "causal" if self.causal else "bidirectional"
         allow_places(self.net)
+        stop_guessing(self.net)
         self.set_drop_path(dropout)
         if initialisation is not None and not pretrained:
             initialise_as_clip(self.net)
@@ -146,7 +150,7 @@ class TextEncoder(Encoder):
         attend = positions = None
         if "document" in batch:
             attend, positions = isolated(batch["document"], self.causal)
-        return TextInputs(batch["ids"], batch.get("present"), attend, positions, batch.get("segment"))
+        return TextInputs(batch["ids"], batch.get("present"), attend, positions, batch.get("segment"), padding_last=True)
 
     def forward(self, inputs: TextInputs, keep: Tensor | None = None) -> Features:
         if keep is not None:
@@ -198,7 +202,7 @@ class TextEncoder(Encoder):
         arguments: dict[str, Any] = {"input_ids": inputs.ids}
         if inputs.attend is not None:
             arguments["attention_mask"] = self._mask(inputs.attend, inputs.positions)
-        elif inputs.present is not None:
+        elif inputs.present is not None and not (self.causal and inputs.padding_last):
             arguments["attention_mask"] = inputs.present.long()
         if inputs.positions is not None and self.net.config.model_type not in ENCODER_DECODERS:  # T5's positions are relative
             arguments["position_ids"] = inputs.positions

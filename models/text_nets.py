@@ -146,7 +146,17 @@ def make_generator(net: PreTrainedModel, width_ratio: float, embeddings: nn.Modu
         )
     set_dropout(generator, 0.0)
     allow_places(generator)
+    stop_guessing(generator)
     return generator
+
+
+def stop_guessing(net: PreTrainedModel) -> None:
+    """No more looking for padding where no mask is given: rows say what is padding, and a GPU waits at every such look."""
+    net.warn_if_padding_and_no_attention_mask = _look_away
+
+
+def _look_away(input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    pass
 
 
 class NarrowedEmbeddings(nn.Module):

@@ -62,9 +62,12 @@ class Photometry:
             (adjust_hue, self.hue * symmetric[:, 3]),
         )
         images = images.clone()
+        # the rows of each change lie side by side; how many there are is asked once, for a GPU waits at every question
+        rows_B4 = order_B4.argsort(dim=0, stable=True)
+        count_44 = F.one_hot(order_B4, len(changes)).sum(0).tolist()
         for place in range(4):
-            for number, (change, parameter) in enumerate(changes):
-                rows = (order_B4[:, place] == number).nonzero().squeeze(1)
+            rows_of = rows_B4[:, place].split(count_44[place])
+            for number, ((change, parameter), rows) in enumerate(zip(changes, rows_of, strict=True)):
                 images[rows] = change(images[rows], parameter[rows].clamp(min=-0.5 if number == 3 else 0.0))
         return images
 
@@ -99,7 +102,8 @@ def _where(chosen_B: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 def grey(images: Tensor) -> Tensor:
     """Luminance, (B, 1, H, W)."""
-    return (images * images.new_tensor(GREY_WEIGHTS).view(3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = (weight * channel for weight, channel in zip(GREY_WEIGHTS, images.unbind(1), strict=True))
+    return (red + green + blue).unsqueeze(1)
 
 
 def _blend(images: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
@@ -129,7 +133,7 @@ def adjust_hue(images: Tensor, shift_B: Tensor) -> Tensor:
     hue = sextant.gather(1, highest.unsqueeze(1)).squeeze(1) / 6 * (chroma > 0)
     hue = (hue + shift_B[:, None, None]) % 1.0
     # each channel is value - chroma * clamp(distance of the hue from the channel's own sector)
-    offset = images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
+    offset = torch.arange(5, 0, -2, device=images.device).view(1, 3, 1, 1)
     k = (offset + hue.unsqueeze(1) * 6) % 6
     ramp = torch.minimum(k, 4 - k).clamp(0, 1)
     return value.unsqueeze(1) * (1 - saturation.unsqueeze(1) * ramp)

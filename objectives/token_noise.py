@@ -6,6 +6,7 @@ noisy tokens fills up with places that are not `used`: shapes stay static, and n
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -37,8 +38,12 @@ class Noise:
 
 def noise_count(mask_ratio: float, candidate_BL: Tensor, rounding: Callable[[float], int] = round) -> Tensor:
     """(B,): that share of the candidates, rounded as Python does it; float32 would make 16 of ceil(0.15 * 100)."""
-    counts = [rounding(mask_ratio * num) for num in range(candidate_BL.shape[1] + 1)]
-    return torch.tensor(counts, device=candidate_BL.device)[candidate_BL.sum(1)]
+    return _counts(mask_ratio, candidate_BL.shape[1], rounding, candidate_BL.device)[candidate_BL.sum(1)]
+
+
+@cache  # a GPU would wait for the numbers in every step
+def _counts(mask_ratio: float, length: int, rounding: Callable[[float], int], device: torch.device) -> Tensor:
+    return torch.tensor([rounding(mask_ratio * num) for num in range(length + 1)], device=device)
 
 
 def choose_tokens(draw: Draw, candidate_BL: Tensor, count_B: Tensor, num_places: int) -> Noise:

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
-from torch.utils.data import DataLoader
 
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, kernels_used, set_attention
 from models.encoder import Encoder
+from objectives.objective import Batch
+from training.ahead import Ahead
 from training.allocator import keep_freed_memory
 from training.checkpoint_files import PlainFiles
 from training.course import Course
@@ -70,7 +72,7 @@ def build_trainer(
     )
 
 
-def fit(trainer: L.Trainer, module: L.LightningModule, loader: DataLoader, resume_point: Path | None = None) -> None:
+def fit(trainer: L.Trainer, module: L.LightningModule, loader: Iterable[Batch], resume_point: Path | None = None) -> None:
     """Train, from a checkpoint if there is one.
 
     Raises:
@@ -79,6 +81,8 @@ def fit(trainer: L.Trainer, module: L.LightningModule, loader: DataLoader, resum
     """
     begun = _Begun()
     trainer.callbacks.append(begun)
+    device = trainer.strategy.root_device
+    loader = Ahead(loader, device) if device.type == "cuda" else loader
     try:
         trainer.fit(module, loader, ckpt_path=resume_point, weights_only=True)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -126,7 +130,8 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
     longest = max(encoder.num_tokens for encoder in module.modules() if isinstance(encoder, Encoder))
     kernel, reason = choose_attention(settings["attention"], device, precision, longest)
     set_attention(module, kernel)
-    attention = f"{kernel} ({reason})" if kernels_used(module) else "none (no attention layers)"
+    used = " and ".join(sorted(kernels_used(module)))
+    attention = f"{used} ({reason})" if used else "none (no attention layers)"
     return {"device": device, "precision": precision, "attention": attention}
 
 

@@ -8,9 +8,11 @@ from torch import Tensor
 from benchmarks.works import Work
 from conf.composition import compose_settings
 from models.attention import kernels_used, set_attention
+from models.short_attention import short_attention
 from objectives.draw import Draw
 from objectives.linear_cross_entropy import linear_cross_entropy
 from objectives.objective import Batch, Objective
+from training.ahead import Ahead
 from training.arrangement import Arrangement
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -58,11 +60,37 @@ def test_compiled_blocks_learn_the_same(name):
     work = work_of(name)
     objective = work.build().cuda()
     batch = on("cuda", work.batches(objective).batch(0))
+    set_attention(objective, "sdpa")
     loss, gradient = learned(objective, batch, "bf16")
+    set_attention(objective, "short")
     Arrangement(compile=True, precision="bf16", device="cuda").apply(objective, None)
     compiled_loss, compiled_gradient = learned(objective, batch, "bf16")
     assert compiled_loss == pytest.approx(loss, rel=1e-2)
     assert (compiled_gradient - gradient).norm() < 5e-2 * gradient.norm()
+
+
+@pytest.mark.parametrize("shape", [(3, 50, 4, 64), (2, 197, 2, 32), (2, 197, 2, 64), (2, 65, 3, 16), (1, 1, 1, 64)])
+def test_the_kernel_of_short_attention_against_float64(shape):
+    batch, length, num_heads, width = shape
+    qkv = torch.randn(batch, length, 3 * num_heads * width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    grad = torch.randn(batch, length, num_heads * width, device="cuda", dtype=torch.bfloat16)
+    exact = qkv.detach().double().requires_grad_()
+    mixed = short_attention(qkv, num_heads)
+    expected = F.scaled_dot_product_attention(*exact.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4))
+    expected = expected.transpose(1, 2).flatten(2)
+    mixed.backward(grad)
+    expected.backward(grad.double())
+    for got, wanted in ((mixed, expected), (qkv.grad, exact.grad)):
+        assert (got - wanted).norm() < 1e-2 * wanted.norm()
+
+
+def test_batches_copied_ahead_are_the_loaders_own():
+    loader = [{"index": torch.full((1000, 1000), step), "corrupt": torch.tensor(step)} for step in range(6)]
+    seen = []
+    for batch in Ahead(loader, torch.device("cuda")):
+        torch.cuda._sleep(10**7)  # the step, in which the next batch arrives
+        seen.append((batch["index"].float().mean(), batch["corrupt"]))
+    assert [(int(index), int(corrupt)) for index, corrupt in seen] == [(step, step) for step in range(6)]
 
 
 @pytest.mark.parametrize("name", ["mlm", "causal_lm"])

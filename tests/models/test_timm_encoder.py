@@ -167,7 +167,10 @@ def test_attention_is_chosen_by_device_and_length():
     assert choose_attention("auto", "cpu", "bf16", 64)[0] == "eager"
     assert choose_attention("auto", "cpu", "bf16", 4096)[0] == "sdpa"
     assert choose_attention("auto", "cpu", "fp32", 64)[0] == "sdpa"
-    assert choose_attention("auto", "cuda", "bf16", 64)[0] == "sdpa"
+    assert choose_attention("auto", "cuda", "bf16", 64)[0] == "short"
+    assert choose_attention("auto", "cuda", "fp32", 64)[0] == "sdpa"
+    assert choose_attention("auto", "mps", "bf16", 64)[0] == "sdpa"
+    assert choose_attention("short", "cpu", "bf16", 64) == ("eager", "its kernel is not for cpu")
     assert choose_attention("eager", "cpu", "fp32", 64)[0] == "eager"
     assert choose_attention("flex", "cuda", "bf16", 64) == ("flex", "as asked")
     assert choose_attention("flex", "cpu", "bf16", 64) == ("eager", "FlexAttention does not train on cpu")

@@ -1,0 +1,137 @@
+"""The Triton kernels, run by Triton's interpreter, against PyTorch's attention in float64; and what goes timm's own way."""
+
+from multiprocessing import get_context
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from torch import Tensor, nn
+
+from models import short_attention
+from models.short_attention import LONGEST, ShortAttention, has_kernel
+
+SHAPES = [  # pictures, tokens, heads, width of a head
+    (2, 1, 1, 32),
+    (2, 5, 3, 16),
+    (1, 16, 2, 64),
+    (2, 50, 2, 64),
+    (1, 64, 2, 32),
+    (1, 65, 1, 64),
+    (1, 197, 2, 32),
+    (1, 197, 1, 64),
+]
+HALF = torch.bfloat16
+
+
+def compare_all() -> None:
+    """In a process of its own: Triton asks for its interpreter when it is imported."""
+    from models.short_attention_kernel import Launch, attend, attend_backward
+
+    for shape in SHAPES:
+        qkv, grad = inputs(*shape)
+        compare(attend(qkv, shape[2]), attend_backward(qkv, grad, shape[2]), qkv, grad, shape[2])
+    qkv, grad = inputs(1, 37, 2, 16)
+    for how in [Launch(16, 2, False, 4), Launch(16, 2, True, 4), Launch(64, 1, True, 4)]:
+        more = how._replace(tiles=-(-37 // how.queries))  # the backward pass has one program for all queries
+        compare(attend(qkv, 2, how), attend_backward(qkv, grad, 2, more), qkv, grad, 2)
+    assert attend(qkv[:0], 2).shape == (0, 37, 32)
+    assert attend_backward(qkv[:0], grad[:0], 2).shape == (0, 37, 96)
+    compare_compiled()
+
+
+def compare_compiled() -> None:
+    """Autograd finds the backward pass, and the graph has no break."""
+    qkv, grad = inputs(2, 5, 3, 16)
+    for function in (short_attention.short_attention, torch.compile(whole, fullgraph=True, backend="aot_eager")):
+        given = qkv.clone().requires_grad_()
+        mixed = function(given, 3)
+        mixed.backward(grad)
+        compare(mixed.detach(), given.grad, qkv, grad, 3)
+
+
+def whole(qkv: Tensor, num_heads: int) -> Tensor:
+    return short_attention.short_attention(1 * qkv, num_heads)
+
+
+def inputs(batch: int, length: int, num_heads: int, width: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    qkv = 2 * torch.randn(batch, length, 3 * num_heads * width, generator=generator)
+    return qkv, torch.randn(batch, length, num_heads * width, generator=generator)
+
+
+def compare(mixed: Tensor, grad_qkv: Tensor, qkv: Tensor, grad: Tensor, num_heads: int) -> None:
+    given = qkv.double().requires_grad_()
+    expected = F.scaled_dot_product_attention(*given.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4))
+    expected = expected.transpose(1, 2).flatten(2)
+    expected.backward(grad.double())
+    for ours, theirs in ((mixed, expected), (grad_qkv, given.grad)):
+        assert (ours - theirs).norm() <= 3e-6 * theirs.norm()
+
+
+def test_outputs_and_gradients_are_pytorchs(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    process = get_context("spawn").Process(target=compare_all)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_kernel_is_for_few_tokens_in_half_precision_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(short_attention, "HAS_TRITON", True)
+    assert has_kernel("cuda", HALF, LONGEST, 64)
+    assert has_kernel("cuda", torch.float16, 1, 16)
+    assert not has_kernel("cpu", HALF, 50, 64)
+    assert not has_kernel("cuda", torch.float32, 50, 64)
+    assert not has_kernel("cuda", HALF, LONGEST + 1, 64)
+    assert not any(has_kernel("cuda", HALF, 50, width) for width in (8, 24, 48, 80, 128))
+    monkeypatch.setattr(short_attention, "HAS_TRITON", False)
+    assert not has_kernel("cuda", HALF, 50, 64)
+
+
+def calls(monkeypatch, layer: Attention, **settings) -> int:
+    """How often the kernel is used, on a machine that has one; the output is timm's in either case."""
+    count = 0
+
+    def stand_in(qkv: Tensor, num_heads: int) -> Tensor:
+        nonlocal count
+        count += 1
+        mixed = F.scaled_dot_product_attention(*qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4))
+        return mixed.transpose(1, 2).flatten(2)
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 32, dtype=layer.proj.weight.dtype)
+    expected = layer(x, **settings)
+    layer.__class__ = ShortAttention
+    assert torch.equal(layer(x, **settings), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(short_attention, "has_kernel", lambda *_: True)
+        patch.setattr(short_attention, "short_attention", stand_in)
+        assert torch.equal(layer(x, **settings), expected)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "used"),
+    [
+        ({}, {}, 1),
+        ({"attn_drop": 0.5}, {}, 1),  # of no consequence in evaluation
+        ({"scale_norm": True, "norm_layer": nn.LayerNorm}, {}, 1),
+        ({}, {"is_causal": True}, 0),
+        ({}, {"attn_mask": torch.eye(6, dtype=torch.bool)}, 0),
+        ({"qk_norm": True, "norm_layer": nn.LayerNorm}, {}, 0),
+        ({"gated": True}, {}, 0),
+    ],
+)
+def test_masks_norms_and_gates_are_not_forgotten(monkeypatch, kind, settings, used):
+    assert calls(monkeypatch, Attention(32, 2, **kind).eval(), **settings) == used
+
+
+def test_dropped_scores_are_dropped():
+    layer = Attention(32, 2, attn_drop=0.5)
+    layer.__class__ = ShortAttention
+    x = torch.randn(2, 6, 32)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
