@@ -174,7 +174,8 @@ def measure(
     folder = Path(tempfile.mkdtemp()) if toy else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     facts = facts | {"date": datetime.date.today().isoformat(), "machine": machine.described(rates=False)}
-    names, running, records = list(works), {}, {}
+    names, running, records, file = list(works), {}, {}, folder / "gpu.json"
+    kept = kept_records(file, facts)
     with ExitStack() as ended:
         for place, name in enumerate(names):
             began, work = time.perf_counter(), works[name]
@@ -196,8 +197,14 @@ def measure(
             }  # fmt: skip
             spoken = ", ".join(f"{row[1]} {row[2]}/s {row[3]}".strip() for row in rows(name, records[name]))
             print(f"{name}: {time.perf_counter() - began:.0f} s, {spoken}", flush=True)
-            (folder / "gpu.json").write_text(json.dumps(facts | {"gpu": records}, indent=1) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(facts | {"gpu": kept | records}, indent=1) + "\n", encoding="utf-8")
     return records
+
+
+def kept_records(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Of other cases, where they are of the same card, day and versions."""
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return before["gpu"] if before and all(before[name] == facts[name] for name in ("device", "date", "machine")) else {}
 
 
 if __name__ == "__main__":
