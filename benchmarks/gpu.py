@@ -132,10 +132,18 @@ def main() -> int:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--wide-stream", action="store_true", help="trainer.half_stream=false, as by default")
     parser.add_argument("--toy", action="store_true", help="at toy size on the CPU")
+    parser.add_argument("--table", action="store_true", help="print the records that there are, measure nothing")
     chosen = parser.parse_args()
     for name in chosen.case:
         if name not in CASES:
             parser.error(f"there is no case '{name}'; {nearest(name, CASES)}")
+    file = RESULTS / "gpu.json"
+    if chosen.table:
+        if not file.exists():
+            parser.error("there are no records; python benchmarks/gpu.py makes them where a GPU is")
+        found = json.loads(file.read_text(encoding="utf-8"))
+        tell(found["gpu"], found["rates"])
+        return 0
     if not chosen.toy and not torch.cuda.is_available():
         print("there is no GPU here, so nothing is measured; --toy runs all cases at toy size on the CPU")
         return 0
@@ -150,13 +158,14 @@ def main() -> int:
         works = {name: CASES[name].work.with_batch(chosen.batch or CASES[name].work.batch) for name in chosen.case or CASES}
         arguments = ("bf16", "gpu", settings)
     print(f"{device}, torch {torch.__version__}, peak {f'{peak / 1e12:,.0f} TFLOP/s in bf16' if peak else 'not known'}")
-    if rates:
-        products = rates["matmul_flops"]["bf16"]
-        print(
-            f"measured: matrix products {products / 1e12:,.0f} TFLOP/s, copies {rates['copy_bytes'] / 1e12:.2f} TB/s",
-            flush=True,
-        )
-    records = measure(works, arguments, seconds, peak, {"device": device, "rates": rates}, chosen.toy)
+    file = Path(tempfile.mkdtemp()) / file.name if chosen.toy else file
+    records = measure(works, arguments, seconds, peak, {"device": device, "rates": rates}, file)
+    tell(records, rates)
+    return int(len(records) < len(works))
+
+
+def tell(records: dict[str, dict[str, Any]], rates: dict[str, Any] | None) -> None:
+    """Print both tables; the second where the rates of a card are known."""
     table = Table(*HEADER)
     for name, record in records.items():
         for row in rows(name, record):
@@ -164,17 +173,17 @@ def main() -> int:
     Console(width=max(140, Console().width)).print(table)
     if rates:
         print(plain_table(KERNEL_HEADER, [kernel_row(name, record, rates) for name, record in records.items()]))
-    return int(len(records) < len(works))
+        products, copies = rates["matmul_flops"]["bf16"], rates["copy_bytes"]
+        print(f"measured rates: matrix products {products / 1e12:,.0f} TFLOP/s, copies {copies / 1e12:.2f} TB/s")
 
 
 def measure(
-    works: dict[str, Work], arguments: tuple[Any, ...], seconds: float, peak: float | None, facts: dict[str, Any], toy: bool
+    works: dict[str, Work], arguments: tuple[Any, ...], seconds: float, peak: float | None, facts: dict[str, Any], file: Path
 ) -> dict[str, dict[str, Any]]:
     """Records of the cases that did not fail, written down after each."""
-    folder = Path(tempfile.mkdtemp()) if toy else RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     facts = facts | {"date": datetime.date.today().isoformat(), "machine": machine.described(rates=False)}
-    names, running, records, file = list(works), {}, {}, folder / "gpu.json"
+    names, running, records = list(works), {}, {}
     kept = kept_records(file, facts)
     with ExitStack() as ended:
         for place, name in enumerate(names):

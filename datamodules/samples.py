@@ -19,6 +19,9 @@ from errors import BadInput
 
 log = logging.getLogger(__name__)
 
+PIXEL_BYTES = {"RGB": 4, "L": 1}  # in Pillow's memory
+KEPT = 2**28  # bytes of decoded pictures in a process: a split that fits is decoded once, not once an epoch
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -89,6 +92,7 @@ class Samples(Dataset):
         self.pictures, self.channels, self.view = pictures, channels, view
         self.seed, self.substitute = seed, substitute
         self.reported: set[int] = set()
+        self.decoded: dict[int, Image] = {}
 
     def __getitems__(self, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
         """{"views": (B, V, C, H, W) uint8, "label", "epoch", "index": (B,), "corrupt": how many were replaced}."""
@@ -118,7 +122,7 @@ class Samples(Dataset):
         for attempt in range(num_attempts):
             source = (index + attempt) % self.pictures.num
             try:
-                return source, to_channels(self.pictures.load(source), self.channels)
+                return source, self._picture(source)
             except MemoryError:
                 raise
             except Exception as error:  # Pillow's decoders raise nearly all there is
@@ -128,6 +132,16 @@ class Samples(Dataset):
         if self.substitute:
             raise BadInput(f"{num_attempts} pictures in a row cannot be read, from number {index} on")
         return None
+
+    def _picture(self, source: int) -> Image:
+        kept = self.decoded.get(source)
+        if kept is None:
+            stored = self.pictures.load(source)
+            kept = to_channels(stored, self.channels)
+            split_bytes = self.pictures.num * kept.width * kept.height * PIXEL_BYTES[kept.mode]  # as if all were like this one
+            if stored.format is not None and split_bytes <= KEPT:  # what comes from an array is made again for nothing
+                self.decoded[source] = kept
+        return kept
 
 
 def usual_size(pictures: Pictures) -> int:
@@ -155,8 +169,9 @@ def to_channels(picture: Image, channels: int) -> Image:
         picture = picture.convert("RGBA")
     if picture.mode in ("RGBA", "LA", "PA"):
         picture = picture.convert("RGBA")
-        white = PIL.Image.new("RGBA", picture.size, "white")
-        picture = PIL.Image.alpha_composite(white, picture)
+        white = PIL.Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture)
+        picture = white
     if picture.mode.startswith("I;16") or picture.mode == "I":
         picture = PIL.Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
     picture.load()

@@ -5,9 +5,10 @@ import PIL.Image
 import pytest
 import torch
 
+from datamodules.files import open_picture
 from datamodules.image_folder import ImageFolder
 from datamodules.images import batches, carve, stratified
-from datamodules.samples import Pictures, to_channels
+from datamodules.samples import EvaluationView, Pictures, Samples, to_channels
 from errors import BadInput
 from objectives.views import Crops
 
@@ -103,3 +104,19 @@ def test_a_batch_that_does_not_fit_the_data_is_refused(pictures, size):
 def test_a_fraction_outside_its_range_is_refused(fraction):
     with pytest.raises(BadInput, match="val_fraction"):
         carve(Pictures(lambda i: None, 10), fraction, 0, "tiny")
+
+
+@pytest.mark.parametrize(("num", "from_file", "times"), [(3, True, 1), (20_000, True, 2), (3, False, 2)])
+def test_pictures_of_a_split_that_fits_are_decoded_once(tmp_path, num, from_file, times):
+    PIL.Image.new("RGBA", (64, 64), "teal").save(tmp_path / "one.png")
+    loaded = []
+
+    def load(index: int) -> PIL.Image.Image:
+        loaded.append(index)
+        picture = open_picture(str(tmp_path / "one.png"))
+        return picture if from_file else PIL.Image.fromarray(np.asarray(picture))
+
+    samples = Samples(Pictures(load, num), 3, EvaluationView(32), 0, substitute=True)
+    first, again = (samples.__getitems__([(0, 1), (0, 2)])["views"] for _ in range(2))
+    assert torch.equal(first, again)
+    assert loaded == [1, 2] * times
