@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import gpu_kernels, machine
-from benchmarks.gate import Side, SideFailed, SideProcess, processes
+from benchmarks.gate import Side, SideFailed, SideProcess, processes, until_stopped
 from benchmarks.record import RESULTS
 from benchmarks.sides import ours
 from benchmarks.works import Work
@@ -84,12 +84,12 @@ CASES = {
 def measured(process: SideProcess, work: Work, seconds: float) -> dict[str, float]:
     """Rate in units a second and peak memory of one side, which has the device for itself; then it is ended."""
     try:
-        seen = process.run(WARM).get("kernels")
+        kernels = process.run(WARM).get("kernels")
         steps = max(2, round(seconds / (process.run(2)["seconds"] / 2)))
         facts = process.run(steps)
     finally:
         process.stop()
-    return facts | {"rate": work.units_a_step * steps / facts["seconds"], "kernels": seen}
+    return facts | {"rate": work.units_a_step * steps / facts["seconds"], "kernels": kernels}
 
 
 def utilisation(work: Work, rate: float, sample_flops: float, peak: float | None) -> float | None:
@@ -99,7 +99,7 @@ def utilisation(work: Work, rate: float, sample_flops: float, peak: float | None
 
 def sides_of(work: Work, *arguments: Any) -> dict[str, tuple[Side, tuple[Any, ...]]]:
     """Both sides of a work, for `processes`."""
-    return {"ours": (ours, (work, *arguments)), "bare": (gpu_kernels.seen, (WARM, work, *arguments))}
+    return {"ours": (ours, (work, *arguments)), "bare": (gpu_kernels.profiled_bare, (WARM, work, *arguments))}
 
 
 def rows(name: str, record: dict[str, Any]) -> list[list[str]]:
@@ -217,4 +217,4 @@ def kept_records(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_stopped(main))

@@ -17,7 +17,7 @@ KINDS = {  # of kernels, by what their names contain; the first that fits
     "attention": ("sdpa", "fmha", "flash", "_attend", "cudnn::fusion"),
     "convolutions": ("conv", "fprop", "dgrad", "wgrad", "nhwc", "nchw"),
     "matrix products": ("nvjet", "gemm", "cutlass", "splitK"),
-    "logits": ("_row",),
+    "logits": ("_softmax_row",),
     "fused by the compiler": ("triton_",),
     "update": ("multi_tensor_apply",),
     "from the host": ("HtoD",),
@@ -26,7 +26,7 @@ KINDS = {  # of kernels, by what their names contain; the first that fits
 RANGES = ("## ", "Optimizer.", "Torch-Compiled", "CompiledF", "ProfilerStep")  # names of many kernels together
 
 
-class Seen:
+class Profiled:
     """A gate that profiles one step, and tells of it with the facts at its end.
 
     Args:
@@ -63,9 +63,9 @@ def kind_of(kernel: str) -> str:
     return next(kind for kind, parts in KINDS.items() if any(part in kernel for part in parts))
 
 
-def seen(gate: Gate, seen_step: int, work: Work, *arguments: Any) -> None:
+def profiled_bare(gate: Gate, step: int, work: Work, *arguments: Any) -> None:
     """The bare loop, of which one step is profiled."""
-    bare(Seen(gate, seen_step), work, *arguments)
+    bare(Profiled(gate, step), work, *arguments)
 
 
 def rates() -> dict[str, Any]:

@@ -20,7 +20,8 @@ from errors import BadInput
 log = logging.getLogger(__name__)
 
 PIXEL_BYTES = {"RGB": 4, "L": 1}  # in Pillow's memory
-KEPT = 2**28  # bytes of decoded pictures in a process: a split that fits is decoded once, not once an epoch
+# Bytes of decoded pictures in a reader; every worker is one. A split that fits is decoded once, not once an epoch.
+KEPT = 2**28
 
 
 @dataclass(frozen=True)

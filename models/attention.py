@@ -3,7 +3,7 @@
 In bfloat16 PyTorch's fused attention for CPUs spends half of a small ViT's step in its backward (measured on one with
 AVX-512); plain matmul-softmax-matmul does not, until the (N, N) scores outgrow the caches. In float32 steps take as long with
 either, within 3 % from 17 to 128 tokens, or less (causal attention and CLIP 10 %) with the fused one, which keeps no scores.
-On a GPU pictures have so few tokens that general kernels waste it; those have one of their own.
+On a GPU pictures have so few tokens that general kernels waste it; those have one of their own, on the kind it was measured on.
 """
 
 import importlib.util
@@ -33,8 +33,8 @@ def choose_attention(choice: str, device_type: str, precision: str, num_tokens: 
         raise BadInput(f"there is no attention '{choice}'; {nearest(choice, CHOICES)}")
     if choice == "flex" and device_type != "cuda":
         return choose_attention("auto", device_type, precision, num_tokens)[0], f"FlexAttention does not train on {device_type}"
-    if choice == "short" and device_type != "cuda":
-        return choose_attention("auto", device_type, precision, num_tokens)[0], f"its kernel is not for {device_type}"
+    if choice == "short" and not (device_type == "cuda" and is_hopper()):
+        return choose_attention("auto", device_type, precision, num_tokens)[0], "its kernel is for Hopper GPUs"
     if choice == "xformers":
         if importlib.util.find_spec("xformers") is None:
             return "sdpa", 'xFormers is not installed (pip install "headstart[xformers]"), so the next best'
@@ -46,7 +46,7 @@ def choose_attention(choice: str, device_type: str, precision: str, num_tokens: 
     reason = f"on {device_type} in {precision} at {num_tokens} tokens"
     if precision == "fp32":
         return "sdpa", reason
-    if device_type == "cuda":
+    if device_type == "cuda" and is_hopper():
         return "short", reason
     return ("eager" if device_type == "cpu" and num_tokens <= EAGER_UP_TO else "sdpa"), reason
 
@@ -64,6 +64,12 @@ def set_attention(module: nn.Module, kernel: str) -> None:
         if hasattr(layer, "set_attn_implementation"):  # transformers' models
             flex = kernel == "flex" and has_flex(layer)
             layer.set_attn_implementation("flex_attention" if flex else "eager" if kernel == "eager" else "sdpa")
+
+
+def is_hopper() -> bool:
+    """Whether the GPU is of the kind on which "short" was measured; others have less memory for a program, or no Triton."""
+    here = torch.cuda.is_available() and torch.version.hip is None and importlib.util.find_spec("triton") is not None
+    return here and torch.cuda.get_device_capability()[0] == 9
 
 
 def has_flex(net: nn.Module) -> bool:

@@ -2,12 +2,12 @@
 
 A general kernel spends a vision transformer's 50 or 197 tokens badly: it is made for many tiles of keys where here there is
 one, its backward pass is three kernels, and autograd then stacks three gradients into one. `short_attention_kernel` has the
-reasons it can do better. Registered with PyTorch as operations, the two run inside torch.compile without a break.
+reasons it can do better. Registered with PyTorch as operations, the two run inside torch.compile without a break. Triton comes
+with PyTorch for CUDA on Linux only, so it is imported where it is needed.
 
 Shapes: B pictures, N tokens, H heads, d the width of one, D = H d, E = 3 D: queries, keys and values side by side.
 """
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 LONGEST = 256  # tokens; beyond, the scores of all keys do not fit into registers
 WIDTHS = (16, 32, 64)  # of a head
-HAS_TRITON = importlib.util.find_spec("triton") is not None  # not imported: it comes with PyTorch for CUDA on Linux only
 
 
 class ShortAttention(Attention):
@@ -38,7 +37,7 @@ class ShortAttention(Attention):
 def has_kernel(device: str, dtype: torch.dtype, num_tokens: int, head_width: int) -> bool:
     """Whether the kernel takes queries, keys and values like these."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return HAS_TRITON and device == "cuda" and half and num_tokens <= LONGEST and head_width in WIDTHS
+    return device == "cuda" and half and num_tokens <= LONGEST and head_width in WIDTHS
 
 
 @torch.library.custom_op("headstart::short_attention", mutates_args=())

@@ -38,7 +38,7 @@ def softmax_gradient(
     if bias_V is not None:  # up to the last column, so that threads read it 16 bytes at once
         bias_W = F.pad(bias_V, (0, logits_CW.shape[1] - num_classes))
     if len(logits_CW):
-        _row[(len(logits_CW),)](
+        _softmax_row[(len(logits_CW),)](
             logits_CW, bias_W, target_C, nats_C, right_C, logits_CW.stride(0), num_classes, logits_CW.shape[1],
             has_bias=bias_V is not None, learns=learns, group=16 // logits_CW.element_size(),
             block=BLOCK, blocks=BLOCKS[bias_V is not None], num_warps=WARPS,
@@ -47,7 +47,7 @@ def softmax_gradient(
 
 
 @triton.jit
-def _row(
+def _softmax_row(
     logits_at, bias_at, target_at, nats_at, right_at, stride, num_classes, num_columns,
     has_bias: tl.constexpr, learns: tl.constexpr, group: tl.constexpr, block: tl.constexpr, blocks: tl.constexpr,
 ):  # fmt: skip

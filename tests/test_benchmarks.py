@@ -1,7 +1,6 @@
 """Benchmarks: both sides of a case do the same work, measured and counted as the table says."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -16,46 +15,16 @@ import pytest
 import scipy
 import torch
 from conftest import ROOT
+from counted_steps import facts_of
 from scipy import stats
 
-from benchmarks import gpu, gpu_kernels, growth, image_text, kernels, machine, novels, overhead, run, sides
+from benchmarks import growth, image_text, kernels, machine, novels, overhead, run
 from benchmarks.cases import startup
 from benchmarks.gate import SideFailed, SideProcess
-from benchmarks.gpu import CASES as GPU_CASES
 from benchmarks.record import bound, markdown, ratio, read_all, rows, write
 from benchmarks.run import TRAINED, case_named
-from benchmarks.works import Work
 from errors import BadInput
 from reports.result import Result
-
-STEPS = 2
-
-
-class Enough(BaseException):
-    """Ends a training loop that has no end."""
-
-
-class Counting:
-    """A gate that closes after some steps."""
-
-    def __init__(self, num_steps: int = STEPS):
-        self.left, self.facts = num_steps, {}
-
-    def describe(self, **facts):
-        self.facts |= facts
-
-    def step(self, **facts):
-        self.facts |= facts
-        self.left -= 1
-        if self.left == 0:
-            raise Enough
-
-
-def facts_of(side, *arguments):
-    gate = Counting()
-    with pytest.raises(Enough):
-        side(gate, *arguments)
-    return gate.facts
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -68,64 +37,6 @@ def test_all_sides_of_a_case_train_as_many_weights(name):
             assert ours["sample_flops"] > 0
             exact = peer == "bare"
             assert theirs["parameters"] == pytest.approx(ours["parameters"], rel=0 if exact else 0.01), peer
-
-
-@pytest.mark.parametrize("name", GPU_CASES)
-def test_the_gpu_cases_run_at_toy_size(name):
-    toy = GPU_CASES[name].toy
-    own, plain = (facts_of(side, toy, "fp32", "cpu", False) for side in (sides.ours, sides.bare))
-    assert own["parameters"] == plain["parameters"]
-    assert own["sample_flops"] > 0
-
-
-def test_the_gpu_script_says_where_there_is_no_gpu(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["gpu.py"])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu.main() == 0
-    assert capsys.readouterr().out.count("\n") == 1
-
-
-def test_utilisation_is_flops_a_second_over_the_peak():
-    work = Work("mlm", "bert_mini", batch=4, length=16, vocabulary=64)
-    # 32,000 tokens a second are 2,000 samples a second
-    assert gpu.utilisation(work, 32_000, sample_flops=1e9, peak=4e12) == pytest.approx(0.5)
-    assert gpu.utilisation(work, 32_000, sample_flops=1e9, peak=None) is None
-
-
-@pytest.mark.parametrize(
-    ("kernel", "kind"),
-    [
-        ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_TNN", "matrix products"),
-        ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", "matrix products"),
-        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_26_64x64x64", "attention"),
-        ("_attend_backward", "attention"),
-        ("sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc", "convolutions"),
-        ("_row", "logits"),
-        ("triton_poi_fused_gelu_view_8", "fused by the compiler"),
-        ("Memcpy HtoD (Pinned -> Device)", "from the host"),
-        ("void at::native::reduce_kernel<128, 4>", "the rest"),
-    ],
-)
-def test_kernels_of_a_gpu_are_told_apart(kernel, kind):
-    assert gpu_kernels.kind_of(kernel) == kind
-
-
-def test_gpu_records_of_another_day_are_dropped_and_both_tables_printed(monkeypatch, tmp_path, capsys):
-    known = {"device": "a card", "date": "2026-11-27", "machine": {"versions": {"torch": "2.11.0"}}}
-    kernels = dict.fromkeys(gpu_kernels.KINDS, 0.125)
-    side = {"rate": 500.0, "mfu": 0.25, "peak_memory_bytes": 2e9, "kernels": kernels, "sample_flops": 1e9, "parameters": 1e8}
-    record = {"work": "mae", "unit": "images", "units_a_step": 100, "samples_a_step": 100, "mfu_wanted": 0.5}
-    records = {"mae": record | {"sides": {"ours": side, "bare": side}}}
-    rates = {"matmul_flops": {"bf16": 1e12}, "copy_bytes": 1e11}
-    (tmp_path / "gpu.json").write_text(json.dumps(known | {"gpu": records, "rates": rates}))
-    assert gpu.kept_records(tmp_path / "gpu.json", known) == records
-    assert gpu.kept_records(tmp_path / "gpu.json", known | {"date": "2026-11-28"}) == {}
-    assert gpu.kept_records(tmp_path / "nothing.json", known) == {}
-    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["gpu.py", "--table"])
-    assert gpu.main() == 0
-    # 100 images of 10^9 FLOPs at 10^12 a second, and 28 bytes for each of 10^8 weights at 10^11 a second
-    assert "| mae | 200.0 ms | 128.0 ms | 12.5% |" in capsys.readouterr().out
 
 
 def test_exponents_are_scipys():

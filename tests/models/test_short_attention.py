@@ -1,12 +1,11 @@
 """The Triton kernels, run by Triton's interpreter, against PyTorch's attention in float64; and what goes timm's own way."""
 
-from multiprocessing import get_context
-
 import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
+from triton_interpreter import interpret
 
 from models import short_attention
 from models.short_attention import LONGEST, ShortAttention, has_kernel
@@ -25,7 +24,6 @@ HALF = torch.bfloat16
 
 
 def compare_all() -> None:
-    """In a process of its own: Triton asks for its interpreter when it is imported."""
     from models.short_attention_kernel import Launch, attend, attend_backward
 
     for shape in SHAPES:
@@ -70,24 +68,16 @@ def compare(mixed: Tensor, grad_qkv: Tensor, qkv: Tensor, grad: Tensor, num_head
 
 
 def test_outputs_and_gradients_are_pytorchs(monkeypatch):
-    pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    process = get_context("spawn").Process(target=compare_all)
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    interpret(compare_all, monkeypatch)
 
 
-def test_kernel_is_for_few_tokens_in_half_precision_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(short_attention, "HAS_TRITON", True)
+def test_kernel_is_for_few_tokens_in_half_precision_on_a_gpu():
     assert has_kernel("cuda", HALF, LONGEST, 64)
     assert has_kernel("cuda", torch.float16, 1, 16)
     assert not has_kernel("cpu", HALF, 50, 64)
     assert not has_kernel("cuda", torch.float32, 50, 64)
     assert not has_kernel("cuda", HALF, LONGEST + 1, 64)
     assert not any(has_kernel("cuda", HALF, 50, width) for width in (8, 24, 48, 80, 128))
-    monkeypatch.setattr(short_attention, "HAS_TRITON", False)
-    assert not has_kernel("cuda", HALF, 50, 64)
 
 
 def calls(monkeypatch, layer: Attention, **settings) -> int:

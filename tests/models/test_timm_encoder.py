@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.spec import DataSpec
 from errors import BadInput
+from models import attention
 from models.attention import choose_attention, kernels_used, set_attention
 from models.export import load_encoder, save_encoder
 from models.timm_encoder import TimmEncoder, fitting_patch_size
@@ -163,14 +164,17 @@ def test_attention_kernels_agree(vit):
     torch.testing.assert_close(pooled["eager"], pooled["sdpa"], rtol=1e-4, atol=1e-5)
 
 
-def test_attention_is_chosen_by_device_and_length():
+def test_attention_is_chosen_by_device_and_length(monkeypatch):
     assert choose_attention("auto", "cpu", "bf16", 64)[0] == "eager"
     assert choose_attention("auto", "cpu", "bf16", 4096)[0] == "sdpa"
     assert choose_attention("auto", "cpu", "fp32", 64)[0] == "sdpa"
-    assert choose_attention("auto", "cuda", "bf16", 64)[0] == "short"
-    assert choose_attention("auto", "cuda", "fp32", 64)[0] == "sdpa"
+    for hopper, kernel in ((True, "short"), (False, "sdpa")):  # the kernel was measured on that kind of GPU alone
+        monkeypatch.setattr(attention, "is_hopper", lambda hopper=hopper: hopper)
+        assert choose_attention("auto", "cuda", "bf16", 64)[0] == kernel
+        assert choose_attention("short", "cuda", "bf16", 64)[0] == kernel
+        assert choose_attention("auto", "cuda", "fp32", 64)[0] == "sdpa"
     assert choose_attention("auto", "mps", "bf16", 64)[0] == "sdpa"
-    assert choose_attention("short", "cpu", "bf16", 64) == ("eager", "its kernel is not for cpu")
+    assert choose_attention("short", "cpu", "bf16", 64) == ("eager", "its kernel is for Hopper GPUs")
     assert choose_attention("eager", "cpu", "fp32", 64)[0] == "eager"
     assert choose_attention("flex", "cuda", "bf16", 64) == ("flex", "as asked")
     assert choose_attention("flex", "cpu", "bf16", 64) == ("eager", "FlexAttention does not train on cpu")

@@ -1,10 +1,9 @@
 """The Triton kernel, run by Triton's interpreter on a CPU, against PyTorch's own passes; tests/gpu has it on a GPU."""
 
-from multiprocessing import get_context
 from types import ModuleType
 
-import pytest
 import torch
+from triton_interpreter import interpret
 
 from objectives.linear_cross_entropy import FILLED_TO, pass_by_pass
 
@@ -12,7 +11,6 @@ ROWS = 9
 
 
 def compare_all() -> None:
-    """In a process of its own: Triton asks for its interpreter when it is imported."""
     from objectives import logits_kernel
 
     logits_kernel.BLOCK = 64
@@ -53,9 +51,4 @@ def compare(logits_kernel: ModuleType, num_classes: int, with_bias: bool, dtype:
 
 
 def test_loss_number_right_and_gradient_equal(monkeypatch):
-    pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    process = get_context("spawn").Process(target=compare_all)
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    interpret(compare_all, monkeypatch)
