@@ -141,8 +141,11 @@ def main() -> int:
     if chosen.table:
         if not file.exists():
             parser.error("there are no records; python benchmarks/gpu.py makes them where a GPU is")
-        found = json.loads(file.read_text(encoding="utf-8"))
-        tell(found["gpu"], found["rates"])
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            tell(found["gpu"], found["rates"])
+        except (KeyError, ValueError) as error:
+            parser.error(f"the records in {file} cannot be read: {error}")
         return 0
     if not chosen.toy and not torch.cuda.is_available():
         print("there is no GPU here, so nothing is measured; --toy runs all cases at toy size on the CPU")
@@ -212,8 +215,11 @@ def measure(
 
 def kept_records(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Of other cases, where they are of the same card, day and versions."""
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return before["gpu"] if before and all(before[name] == facts[name] for name in ("device", "date", "machine")) else {}
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # there are none, or they were cut off
+        return {}
+    return before["gpu"] if all(before[name] == facts[name] for name in ("device", "date", "machine")) else {}
 
 
 if __name__ == "__main__":
