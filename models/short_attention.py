@@ -40,40 +40,47 @@ def has_kernel(device: str, dtype: torch.dtype, num_tokens: int, head_width: int
     return device == "cuda" and half and num_tokens <= LONGEST and head_width in WIDTHS
 
 
-@torch.library.custom_op("headstart::short_attention", mutates_args=())
 def short_attention(qkv_BNE: Tensor, num_heads: int) -> Tensor:
     """softmax(Q Kᵀ / √d) V of every head, (B, N, D)."""
+    return attend(qkv_BNE, num_heads)[0]
+
+
+@torch.library.custom_op("headstart::attend", mutates_args=())
+def attend(qkv_BNE: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """(attention (B, N, D), what its backward pass wants to know of it besides)."""
     from models.short_attention_kernel import attend
 
     return attend(qkv_BNE.contiguous(), num_heads)
 
 
-@torch.library.custom_op("headstart::short_attention_backward", mutates_args=())
-def short_attention_backward(qkv_BNE: Tensor, grad_BND: Tensor, num_heads: int) -> Tensor:
+@torch.library.custom_op("headstart::attend_backward", mutates_args=())
+def attend_backward(qkv_BNE: Tensor, mixed_BND: Tensor, log_total: Tensor, grad_BND: Tensor, num_heads: int) -> Tensor:
     """The gradient (B, N, E) of queries, keys and values, from that of their attention."""
     from models.short_attention_kernel import attend_backward
 
-    return attend_backward(qkv_BNE.contiguous(), grad_BND.contiguous(), num_heads)
+    return attend_backward(qkv_BNE.contiguous(), mixed_BND, log_total, grad_BND.contiguous(), num_heads)
 
 
-@short_attention.register_fake
-def _(qkv_BNE: Tensor, num_heads: int) -> Tensor:
+@attend.register_fake
+def _(qkv_BNE: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    from models.short_attention_kernel import log_total_shape
+
     B, N, E = qkv_BNE.shape
-    return qkv_BNE.new_empty(B, N, E // 3)
+    return qkv_BNE.new_empty(B, N, E // 3), qkv_BNE.new_empty(log_total_shape(B, num_heads, N), dtype=torch.float32)
 
 
-@short_attention_backward.register_fake
-def _(qkv_BNE: Tensor, grad_BND: Tensor, num_heads: int) -> Tensor:
+@attend_backward.register_fake
+def _(qkv_BNE: Tensor, mixed_BND: Tensor, log_total: Tensor, grad_BND: Tensor, num_heads: int) -> Tensor:
     return torch.empty_like(qkv_BNE, memory_format=torch.contiguous_format)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
     qkv_BNE, ctx.num_heads = inputs
-    ctx.save_for_backward(qkv_BNE)
+    ctx.save_for_backward(qkv_BNE, *output)
 
 
-def _backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor, None]:
-    return short_attention_backward(*ctx.saved_tensors, grad_BND, ctx.num_heads), None
+def _backward(ctx: Any, grad_BND: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    return attend_backward(*ctx.saved_tensors, grad_BND, ctx.num_heads), None
 
 
-short_attention.register_autograd(_backward, setup_context=_keep)
+attend.register_autograd(_backward, setup_context=_keep)

@@ -1,9 +1,9 @@
 """Attention over one short sequence per program: Triton kernels.
 
-Kernels for long sequences walk over tiles of keys, keep a row's statistics for the backward pass, and add the gradients of
-queries up between programs or in a pass of their own. Up to LONGEST tokens all keys of a head fit into one tile: the softmax
-sees its whole row, the backward pass computes it again from queries and keys, and one program has all of a head's gradients,
-which it writes to where queries, keys and values were.
+Kernels for long sequences add the gradients of queries or of keys up between programs, or in passes of their own. Up to LONGEST
+tokens one program has all queries and keys of a head, and writes the three gradients to where queries, keys and values were. Up
+to ONE_TILE, nothing is kept for it: queries and keys give the weights again. Beyond, it goes over tiles twice, for the queries'
+gradients and for those of keys and values: more products than all at once, but none of them waits for a transposed matrix.
 
 Shapes: B pictures, N tokens, H heads, d the width of one, D = H d, E = 3 D: queries, keys and values side by side.
 """
@@ -15,67 +15,71 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+ONE_TILE = 64  # tokens
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 class Launch(NamedTuple):
     """How a kernel is started."""
 
-    queries: int  # in a tile
-    tiles: int  # of queries, one after the other in one program
-    turned: bool  # scores have a row per key: tensor cores want 64 rows, but take any number of columns
     warps: int
     registers: int | None = None  # a thread's, at most, so that one program more fits; None for what the compiler takes
     stages: int = 2
 
 
 def forward_launch(num_tokens: int, head_width: int) -> Launch:
-    keys = padded(num_tokens)
-    if keys <= 64:
-        return Launch(keys, 1, False, keys // 16)
-    registers = 168 if head_width <= 32 else None  # three programs in the 65,536 of a multiprocessor, whose memory takes them
-    return Launch(64, triton.cdiv(num_tokens, 64), False, 4, registers)
+    if num_tokens <= ONE_TILE:
+        return Launch(padded(num_tokens) // 16, 96 if head_width > 32 else None)
+    return Launch(4, 168 if head_width <= 32 else None)  # three programs in the 65,536 of a multiprocessor
 
 
 def backward_launch(num_tokens: int, head_width: int) -> Launch:
-    keys = padded(num_tokens)
-    if keys <= 64:
-        return Launch(keys, 1, False, keys // 16)
-    wide = head_width > 32  # gradients of keys and values stay in registers
-    return Launch(16, triton.cdiv(num_tokens, 16), True, keys // 16 if wide else keys // 32, 128)
+    if num_tokens <= ONE_TILE:
+        return Launch(padded(num_tokens) // 16)
+    return Launch(4, 168, 1 if head_width > 32 else 2)
 
 
 def padded(num_tokens: int) -> int:
-    """Keys in the tile: `tl.dot` multiplies powers of two from 16."""
+    """Rows of a tile: `tl.dot` multiplies powers of two from 16."""
     return max(16, triton.next_power_of_2(num_tokens))
 
 
-def attend(qkv_BNE: Tensor, num_heads: int, launch: Launch | None = None) -> Tensor:
-    """(B, N, E) -> (B, N, D)."""
+def attend(qkv_BNE: Tensor, num_heads: int, launch: Launch | None = None) -> tuple[Tensor, Tensor]:
+    """(attention (B, N, D), what `attend_backward` wants to know of it)."""
     B, N, E = qkv_BNE.shape
     head_width = E // (3 * num_heads)
-    how = launch or forward_launch(N, head_width)
     mixed_BND = qkv_BNE.new_empty(B, N, E // 3)
+    log_total = qkv_BNE.new_empty(log_total_shape(B, num_heads, N), dtype=torch.float32)
     if B:
-        _attend[(B * num_heads, triton.cdiv(N, how.queries * how.tiles))](
-            qkv_BNE, mixed_BND, num_heads, N, head_width, padded(N), how.queries, how.tiles, how.turned, **_options(how)
-        )
-    return mixed_BND
+        _attend[(B * num_heads,)](
+            qkv_BNE, mixed_BND, log_total, num_heads, N, head_width, padded(N), min(ONE_TILE, padded(N)),
+            log_total.numel() > 0, **_options(launch or forward_launch(N, head_width)),
+        )  # fmt: skip
+    return mixed_BND, log_total
 
 
-def attend_backward(qkv_BNE: Tensor, grad_BND: Tensor, num_heads: int, launch: Launch | None = None) -> Tensor:
+def attend_backward(
+    qkv_BNE: Tensor, mixed_BND: Tensor, log_total: Tensor, grad_BND: Tensor, num_heads: int, launch: Launch | None = None
+) -> Tensor:
     """The gradient of queries, keys and values (B, N, E) from that of what `attend` gave."""
     B, N, E = qkv_BNE.shape
     head_width = E // (3 * num_heads)
-    how = launch or backward_launch(N, head_width)
-    assert how.queries * how.tiles >= N
+    options = _options(launch or backward_launch(N, head_width))
     grad_BNE = torch.empty_like(qkv_BNE)
-    if B:
-        _attend_backward[(B * num_heads,)](
-            qkv_BNE, grad_BND, grad_BNE, num_heads, N, head_width, padded(N), how.queries, how.tiles, how.turned,
-            **_options(how),
+    if B and N <= ONE_TILE:
+        _attend_backward[(B * num_heads,)](qkv_BNE, grad_BND, grad_BNE, num_heads, N, head_width, padded(N), **options)
+    elif B:
+        mean_BHN = torch.empty_like(log_total)
+        _attend_backward_tiled[(B * num_heads,)](
+            qkv_BNE, mixed_BND, log_total, grad_BND, mean_BHN, grad_BNE, num_heads, N, head_width, ONE_TILE,
+            padded(N % ONE_TILE), **options,
         )  # fmt: skip
     return grad_BNE
+
+
+def log_total_shape(batch: int, num_heads: int, num_tokens: int) -> tuple[int, ...]:
+    """Of the sum of each query's exponentials, kept as a logarithm to base 2; the backward pass of one tile needs none."""
+    return (batch, num_heads, num_tokens) if num_tokens > ONE_TILE else (0,)
 
 
 def _options(how: Launch) -> dict[str, int]:
@@ -85,88 +89,149 @@ def _options(how: Launch) -> dict[str, int]:
 
 @triton.jit
 def _attend(
-    qkv_at, mixed_at, H: tl.constexpr, N: tl.constexpr, d: tl.constexpr,
-    keys: tl.constexpr, queries: tl.constexpr, tiles: tl.constexpr, turned: tl.constexpr,
+    qkv_at, mixed_at, log_total_at, H: tl.constexpr, N: tl.constexpr, d: tl.constexpr,
+    keys: tl.constexpr, tile: tl.constexpr, keeps_total: tl.constexpr,
 ):  # fmt: skip
     picture, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     D: tl.constexpr = H * d
     E: tl.constexpr = 3 * D
     qkv_at += picture * (N * E) + head * d
     mixed_at += picture * (N * D) + head * d
-    column = tl.arange(0, d)[None, :]
-    key_row = tl.arange(0, keys)[:, None]
-    key = tl.load(qkv_at + D + key_row * E + column, mask=key_row < N, other=0.0)
-    value = tl.load(qkv_at + 2 * D + key_row * E + column, mask=key_row < N, other=0.0)
-    for tile in range(tiles):
-        row = (tl.program_id(1) * tiles + tile) * queries + tl.arange(0, queries)[:, None]
-        query = tl.load(qkv_at + row * E + column, mask=row < N, other=0.0)
-        exp, share = _exp(_product(query, key, turned), N, d, keys, turned)
-        mixed = tl.dot(_by_query(exp.to(value.dtype), turned), value, input_precision="ieee") * _by_query(share, turned)
-        tl.store(mixed_at + row * D + column, mixed.to(value.dtype), mask=row < N)
+    key = _rows(qkv_at + D, 0, keys, E, N, d)
+    value = _rows(qkv_at + 2 * D, 0, keys, E, N, d)
+    per_nat: tl.constexpr = d**-0.5 * LOG2_E
+    for first in range(0, N, tile):
+        query = _rows(qkv_at, first, tile, E, N, d)
+        score = tl.dot(query, tl.trans(key), input_precision="ieee")
+        if keys > N:
+            score = tl.where(tl.arange(0, keys)[None, :] < N, score, float("-inf"))
+        highest = tl.max(score, 1)[:, None] * per_nat
+        exp = tl.exp2(score * per_nat - highest)
+        total = tl.sum(exp, 1)[:, None]
+        mixed = tl.dot(exp.to(value.dtype), value, input_precision="ieee") * (1.0 / total)
+        _write(mixed_at, mixed, first, tile, D, N, d)
+        if keeps_total:
+            _write(log_total_at + tl.program_id(0).to(tl.int64) * N, highest + tl.log2(total), first, tile, 1, N, 1)
 
 
 @triton.jit
 def _attend_backward(
-    qkv_at, grad_mixed_at, grad_at, H: tl.constexpr, N: tl.constexpr, d: tl.constexpr,
-    keys: tl.constexpr, queries: tl.constexpr, tiles: tl.constexpr, turned: tl.constexpr,
+    qkv_at, grad_mixed_at, grad_at, H: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr
 ):  # fmt: skip
     picture, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     D: tl.constexpr = H * d
     E: tl.constexpr = 3 * D
-    scale: tl.constexpr = d**-0.5
     qkv_at += picture * (N * E) + head * d
     grad_at += picture * (N * E) + head * d
-    grad_mixed_at += picture * (N * D) + head * d
-    column = tl.arange(0, d)[None, :]
-    key_row = tl.arange(0, keys)[:, None]
-    key = tl.load(qkv_at + D + key_row * E + column, mask=key_row < N, other=0.0)
-    value = tl.load(qkv_at + 2 * D + key_row * E + column, mask=key_row < N, other=0.0)
-    grad_key = tl.zeros([keys, d], tl.float32)
-    grad_value = tl.zeros([keys, d], tl.float32)
-    for tile in range(tiles):  # no gradient comes to rows behind N, so none leaves them
-        row = tile * queries + tl.arange(0, queries)[:, None]
-        query = tl.load(qkv_at + row * E + column, mask=row < N, other=0.0)
-        grad_mixed = tl.load(grad_mixed_at + row * D + column, mask=row < N, other=0.0)
-        exp, share = _exp(_product(query, key, turned), N, d, keys, turned)
-        weight = exp * share
-        grad_value = tl.dot(_by_key(weight.to(key.dtype), turned), grad_mixed, grad_value, input_precision="ieee")
-        grad_weight = _product(grad_mixed, value, turned)
-        mean = tl.sum(weight * grad_weight, 0 if turned else 1, keep_dims=True)
-        grad_score = (weight * (grad_weight - mean)).to(key.dtype)
-        grad_query = tl.dot(_by_query(grad_score, turned), key, input_precision="ieee") * scale
-        tl.store(grad_at + row * E + column, grad_query.to(key.dtype), mask=row < N)
-        grad_key = tl.dot(_by_key(grad_score, turned), query, grad_key, input_precision="ieee")
-    tl.store(grad_at + D + key_row * E + column, (grad_key * scale).to(key.dtype), mask=key_row < N)
-    tl.store(grad_at + 2 * D + key_row * E + column, grad_value.to(key.dtype), mask=key_row < N)
-
-
-@triton.jit
-def _product(of_queries, of_keys, turned: tl.constexpr):
-    if turned:
-        return tl.dot(of_keys, tl.trans(of_queries), input_precision="ieee")
-    else:
-        return tl.dot(of_queries, tl.trans(of_keys), input_precision="ieee")
-
-
-@triton.jit
-def _by_query(x, turned: tl.constexpr):
-    if turned:
-        return tl.trans(x)
-    else:
-        return x
-
-
-@triton.jit
-def _by_key(x, turned: tl.constexpr):
-    return _by_query(x, not turned)
-
-
-@triton.jit
-def _exp(score, N: tl.constexpr, d: tl.constexpr, keys: tl.constexpr, turned: tl.constexpr):
-    """(exponentials, by what to multiply them): the softmax over the keys, of which those from N on only fill the tile."""
-    axis: tl.constexpr = 0 if turned else 1
-    if keys > N:
-        score = tl.where(tl.expand_dims(tl.arange(0, keys) < N, 1 - axis), score, float("-inf"))
+    key = _rows(qkv_at + D, 0, tile, E, N, d)
+    value = _rows(qkv_at + 2 * D, 0, tile, E, N, d)
+    query = _rows(qkv_at, 0, tile, E, N, d)
+    grad_mixed = _rows(grad_mixed_at + picture * (N * D) + head * d, 0, tile, D, N, d)
     per_nat: tl.constexpr = d**-0.5 * LOG2_E
-    exp = tl.exp2(score * per_nat - tl.max(score, axis, keep_dims=True) * per_nat)
-    return exp, 1.0 / tl.sum(exp, axis, keep_dims=True)
+    score = tl.dot(query, tl.trans(key), input_precision="ieee")
+    if tile > N:
+        score = tl.where(tl.arange(0, tile)[None, :] < N, score, float("-inf"))
+    exp = tl.exp2(score * per_nat - tl.max(score, 1)[:, None] * per_nat)
+    weight = exp * (1.0 / tl.sum(exp, 1)[:, None])
+    grad_value = tl.dot(tl.trans(weight.to(key.dtype)), grad_mixed, input_precision="ieee")
+    grad_weight = tl.dot(grad_mixed, tl.trans(value), input_precision="ieee")
+    mean = tl.sum(weight * grad_weight, 1)[:, None]
+    grad_score = (weight * (grad_weight - mean)).to(key.dtype)
+    _write(grad_at + 2 * D, grad_value, 0, tile, E, N, d)
+    grad_query = tl.dot(grad_score, key, input_precision="ieee")
+    _write(grad_at, grad_query * d**-0.5, 0, tile, E, N, d)
+    grad_key = tl.dot(tl.trans(grad_score), query, input_precision="ieee")
+    _write(grad_at + D, grad_key * d**-0.5, 0, tile, E, N, d)
+
+
+@triton.jit
+def _attend_backward_tiled(
+    qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at,
+    H: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr,
+):  # fmt: skip
+    picture, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    D: tl.constexpr = H * d
+    qkv_at += picture * (N * 3 * D) + head * d
+    grad_at += picture * (N * 3 * D) + head * d
+    mixed_at += picture * (N * D) + head * d
+    grad_mixed_at += picture * (N * D) + head * d
+    log_total_at += tl.program_id(0).to(tl.int64) * N
+    mean_at += tl.program_id(0).to(tl.int64) * N
+    whole: tl.constexpr = N // tile * tile
+    for first in range(0, whole, tile):
+        _of_queries(qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, tile, D, N, d, tile, rest)
+    if whole < N:
+        _of_queries(qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, whole, rest, D, N, d, tile, rest)
+    tl.debug_barrier()  # other threads read the means
+    for first in range(0, whole, tile):
+        _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, tile, D, N, d, tile, rest)
+    if whole < N:
+        _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, whole, rest, D, N, d, tile, rest)
+
+
+@triton.jit
+def _of_queries(
+    qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, rows: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr,
+):  # fmt: skip
+    """The gradient of some queries, and the means over keys that those of the keys need."""
+    query = _rows(qkv_at, first, rows, 3 * D, N, d)
+    grad_mixed = _rows(grad_mixed_at, first, rows, D, N, d)
+    mixed = _rows(mixed_at, first, rows, D, N, d)
+    log_total = _rows(log_total_at, first, rows, 1, N, 1)
+    mean = tl.sum(grad_mixed.to(tl.float32) * mixed.to(tl.float32), 1)[:, None]
+    _write(mean_at, mean, first, rows, 1, N, 1)
+    grad_query = tl.zeros([rows, d], tl.float32)
+    for other in tl.static_range(0, N, tile):  # a key behind N is zero, so whatever its weight, it adds nothing
+        key = _tile(qkv_at + D, other, 3 * D, N, d, tile, rest)
+        value = _tile(qkv_at + 2 * D, other, 3 * D, N, d, tile, rest)
+        weight = tl.exp2(tl.dot(query, tl.trans(key), input_precision="ieee") * (d**-0.5 * LOG2_E) - log_total)
+        grad_weight = tl.dot(grad_mixed, tl.trans(value), input_precision="ieee")
+        grad_score = (weight * (grad_weight - mean)).to(key.dtype)
+        grad_query = tl.dot(grad_score, key, grad_query, input_precision="ieee")
+    _write(grad_at, grad_query * d**-0.5, first, rows, 3 * D, N, d)
+
+
+@triton.jit
+def _of_keys(
+    qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, rows: tl.constexpr,
+    D: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr,
+):  # fmt: skip
+    """The gradients of some keys and their values: scores have a row per key, as products with their gradients want them."""
+    key = _rows(qkv_at + D, first, rows, 3 * D, N, d)
+    value = _rows(qkv_at + 2 * D, first, rows, 3 * D, N, d)
+    grad_key = tl.zeros([rows, d], tl.float32)
+    grad_value = tl.zeros([rows, d], tl.float32)
+    for other in tl.static_range(0, N, tile):  # no gradient comes to queries behind N
+        query = _tile(qkv_at, other, 3 * D, N, d, tile, rest)
+        grad_mixed = _tile(grad_mixed_at, other, D, N, d, tile, rest)
+        log_total = tl.trans(_tile(log_total_at, other, 1, N, 1, tile, rest))
+        mean = tl.trans(_tile(mean_at, other, 1, N, 1, tile, rest))
+        weight = tl.exp2(tl.dot(key, tl.trans(query), input_precision="ieee") * (d**-0.5 * LOG2_E) - log_total)
+        grad_value = tl.dot(weight.to(key.dtype), grad_mixed, grad_value, input_precision="ieee")
+        grad_weight = tl.dot(value, tl.trans(grad_mixed), input_precision="ieee")
+        grad_score = (weight * (grad_weight - mean)).to(key.dtype)
+        grad_key = tl.dot(grad_score, query, grad_key, input_precision="ieee")
+    _write(grad_at + D, grad_key * d**-0.5, first, rows, 3 * D, N, d)
+    _write(grad_at + 2 * D, grad_value, first, rows, 3 * D, N, d)
+
+
+@triton.jit
+def _rows(at, first, rows: tl.constexpr, stride: tl.constexpr, N: tl.constexpr, width: tl.constexpr):
+    row = first + tl.arange(0, rows)[:, None]
+    return tl.load(at + row * stride + tl.arange(0, width)[None, :], mask=row < N, other=0.0)
+
+
+@triton.jit
+def _tile(
+    at, first: tl.constexpr, stride: tl.constexpr, N: tl.constexpr, width: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr
+):
+    """The rows of a tile, of which the last may be a smaller one."""
+    rows: tl.constexpr = tile if first + tile <= N else rest
+    return _rows(at, first, rows, stride, N, width)
+
+
+@triton.jit
+def _write(at, x, first, rows: tl.constexpr, stride: tl.constexpr, N: tl.constexpr, width: tl.constexpr):
+    row = first + tl.arange(0, rows)[:, None]
+    tl.store(at + row * stride + tl.arange(0, width)[None, :], x.to(at.dtype.element_ty), mask=row < N)

@@ -80,6 +80,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 hidden_grad_ND[rows] = grad_CW @ weight_WD
                 if weight_WD.dtype == torch.float32:
                     torch.addmm(weight_grad_WD, grad_CW.T, chunk_CD, out=weight_grad_WD)  # FLOP counters do not know addmm_
+                elif weight_WD.is_cuda:  # the product adds to float32 on its way out
+                    torch.addmm(weight_grad_WD, grad_CW.T, chunk_CD, torch.float32, out=weight_grad_WD)
                 else:
                     weight_grad_WD += grad_CW.T @ chunk_CD
         ctx.save_for_backward(hidden_grad_ND, weight_grad_WD, bias_grad_V)

@@ -21,6 +21,7 @@ from objectives.objective import Batch, Objective
 from training.batch_norm import synchronise_batch_norm
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+VERSIONS = 64  # of the compiled blocks: by kind, shape and what is learned; beyond PyTorch's own 8 they would run as written
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Arrangement:
     Attributes:
         accumulate: parts of a step.
         activation_checkpointing, compile: of the blocks.
-        half_stream: whether what passes between blocks is in half precision, where products are.
+        half_stream: whether what passes between blocks, and what norms make, is in half precision, where products are.
         precision: "fp32", "bf16" or "fp16"; sharded weights travel in it.
         device: "cpu", "cuda" or "mps".
     """
@@ -54,7 +55,8 @@ class Arrangement:
         """Arrange an objective, once, before its optimiser is made; a `mesh` shards it.
 
         Synchronised batch norm; then for each block its stream in half precision, compilation, checkpointed activations and
-        sharding, in this order from the inside out; last the rest of the weights as one more shard.
+        sharding, in this order from the inside out; last the rest of the weights as one more shard. Norms outside blocks, over
+        all tokens like them, are compiled on their own.
         """
         if self._applied:
             return
@@ -63,7 +65,15 @@ class Arrangement:
             self._copy = copy.deepcopy(objective)
         if dist.is_initialized() and dist.get_world_size() > 1:
             synchronise_batch_norm(objective, self.device)
+        if self.compile:
+            torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
         blocks = all_blocks(objective)
+        inside = {part for block in blocks for part in block.modules()}
+        for norm in [part for part in objective.modules() if isinstance(part, nn.LayerNorm | nn.RMSNorm)]:
+            if self.half_stream and self.precision in HALF:
+                norm.forward = norm_in_half(norm.forward, HALF[self.precision])
+            if self.compile and norm not in inside:
+                norm.forward = torch.compile(norm.forward, dynamic=False)
         for block in blocks:
             if self.half_stream and self.precision in HALF:
                 block.forward = in_half(block.forward, HALF[self.precision])
@@ -121,6 +131,15 @@ def in_half(forward: Callable[..., Any], dtype: torch.dtype) -> Callable[..., An
         return (made[0].to(dtype), *made[1:]) if isinstance(made, tuple) else made.to(dtype)
 
     return between_halves
+
+
+def norm_in_half(forward: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The same for a norm, which autocast would let out in float32; the compiler counts its versions apart from the blocks'."""
+
+    def normed(hidden: Tensor) -> Tensor:
+        return forward(hidden.to(dtype)).to(dtype)
+
+    return normed
 
 
 def freeze_unused(objective: Objective, batch: Batch) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, kernels_used, set_attention
+from models.biased_gelu import fuse_gelu, has_gelu_kernel
 from models.encoder import Encoder
 from objectives.objective import Batch
 from training.ahead import Ahead
@@ -113,7 +114,7 @@ def _strategy(settings: dict[str, Any], ranks: Ranks) -> Strategy | str:
 
 
 def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
-    """Set the attention kernel of all encoders inside a module, on a CPU the allocator of the process.
+    """Set the kernels of attention and, on a GPU, of GELU inside a module, on a CPU the allocator of the process.
 
     Returns what every `auto` became, for log and result.
 
@@ -130,6 +131,8 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
     longest = max(encoder.num_tokens for encoder in module.modules() if isinstance(encoder, Encoder))
     kernel, reason = choose_attention(settings["attention"], device, precision, longest)
     set_attention(module, kernel)
+    if has_gelu_kernel(device):
+        fuse_gelu(module)
     used = " and ".join(sorted(kernels_used(module)))
     attention = f"{used} ({reason})" if used else "none (no attention layers)"
     return {"device": device, "precision": precision, "attention": attention}

@@ -8,6 +8,7 @@ from torch import Tensor
 from benchmarks.works import Work
 from conf.composition import compose_settings
 from models.attention import kernels_used, set_attention
+from models.biased_gelu import biased_gelu, fuse_gelu
 from models.short_attention import short_attention
 from objectives.draw import Draw
 from objectives.linear_cross_entropy import linear_cross_entropy
@@ -55,15 +56,17 @@ def test_an_objective_learns_the_same_as_on_a_cpu(name):
     assert (gpu_gradient - gradient).norm() < 1e-2 * gradient.norm()
 
 
+@pytest.mark.parametrize("half_stream", [False, True])
 @pytest.mark.parametrize("name", ["mlm", "causal_lm", "rtd", "prefix_lm", "mae", "simclr", "clip"])
-def test_compiled_blocks_learn_the_same(name):
+def test_compiled_blocks_learn_the_same(name, half_stream):
     work = work_of(name)
     objective = work.build().cuda()
     batch = on("cuda", work.batches(objective).batch(0))
     set_attention(objective, "sdpa")
     loss, gradient = learned(objective, batch, "bf16")
     set_attention(objective, "short")
-    Arrangement(compile=True, precision="bf16", device="cuda").apply(objective, None)
+    fuse_gelu(objective)
+    Arrangement(compile=True, half_stream=half_stream, precision="bf16", device="cuda").apply(objective, None)
     compiled_loss, compiled_gradient = learned(objective, batch, "bf16")
     assert compiled_loss == pytest.approx(loss, rel=1e-2)
     assert (compiled_gradient - gradient).norm() < 5e-2 * gradient.norm()
@@ -82,6 +85,27 @@ def test_the_kernel_of_short_attention_against_float64(shape):
     expected.backward(grad.double())
     for got, wanted in ((mixed, expected), (qkv.grad, exact.grad)):
         assert (got - wanted).norm() < 1e-2 * wanted.norm()
+
+
+@pytest.mark.parametrize("kind", ["normal", "tanh", "quick"])
+@pytest.mark.parametrize("shape", [(2, 50, 3072), (3, 7, 100), (1, 4096, 768)])
+def test_the_kernel_of_gelu_against_float64(kind, shape):
+    pre, grad = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) * 3 for _ in range(2))
+    bias = torch.randn(shape[-1], device="cuda")
+    given, exact = (
+        [pre.detach().to(dtype).requires_grad_(), bias.detach().clone().requires_grad_()] for dtype in (None, torch.double)
+    )
+    act = biased_gelu(*given, kind)
+    x = exact[0] + exact[1].double()
+    expected = x * torch.sigmoid(1.702 * x) if kind == "quick" else F.gelu(x, approximate="none" if kind == "normal" else kind)
+    act.backward(grad)
+    expected.backward(grad.double())
+    for got, wanted, tolerance in (
+        (act, expected, 1e-2),
+        (given[0].grad, exact[0].grad, 1e-2),
+        (given[1].grad, exact[1].grad, 1e-5),
+    ):
+        assert (got - wanted).norm() < tolerance * wanted.norm()
 
 
 def test_batches_copied_ahead_are_the_loaders_own():

@@ -1,5 +1,7 @@
 """The Triton kernels, run by Triton's interpreter, against PyTorch's attention in float64; and what goes timm's own way."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,29 +21,31 @@ SHAPES = [  # pictures, tokens, heads, width of a head
     (1, 65, 1, 64),
     (1, 197, 2, 32),
     (1, 197, 1, 64),
+    (1, 256, 1, 16),
 ]
 HALF = torch.bfloat16
 
 
 def compare_all() -> None:
-    from models.short_attention_kernel import Launch, attend, attend_backward
+    from models.short_attention_kernel import attend, attend_backward
 
     for shape in SHAPES:
         qkv, grad = inputs(*shape)
-        compare(attend(qkv, shape[2]), attend_backward(qkv, grad, shape[2]), qkv, grad, shape[2])
-    qkv, grad = inputs(1, 37, 2, 16)
-    for how in [Launch(16, 2, False, 4), Launch(16, 2, True, 4), Launch(64, 1, True, 4)]:
-        more = how._replace(tiles=-(-37 // how.queries))  # the backward pass has one program for all queries
-        compare(attend(qkv, 2, how), attend_backward(qkv, grad, 2, more), qkv, grad, 2)
-    assert attend(qkv[:0], 2).shape == (0, 37, 32)
-    assert attend_backward(qkv[:0], grad[:0], 2).shape == (0, 37, 96)
+        mixed, log_total = attend(qkv, shape[2])
+        compare(mixed, attend_backward(qkv, mixed, log_total, grad, shape[2]), qkv, grad, shape[2])
+    for length in (37, 80):
+        qkv, grad = inputs(1, length, 2, 16)
+        mixed, log_total = attend(qkv[:0], 2)
+        assert mixed.shape == (0, length, 32)
+        assert attend_backward(qkv[:0], mixed, log_total, grad[:0], 2).shape == (0, length, 96)
     compare_compiled()
 
 
 def compare_compiled() -> None:
     """Autograd finds the backward pass, and the graph has no break."""
-    qkv, grad = inputs(2, 5, 3, 16)
-    for function in (short_attention.short_attention, torch.compile(whole, fullgraph=True, backend="aot_eager")):
+    compiled = torch.compile(whole, fullgraph=True, backend="aot_eager")
+    for length, function in product((5, 70), (short_attention.short_attention, compiled)):
+        qkv, grad = inputs(2, length, 3, 16)
         given = qkv.clone().requires_grad_()
         mixed = function(given, 3)
         mixed.backward(grad)

@@ -1,5 +1,7 @@
 """Blocks as `trainer` wants them while training, and as they are written where they are looked at."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -43,12 +45,27 @@ def test_what_is_looked_at_is_not_compiled(monkeypatch):
     arranged = Arrangement(compile=True)
     arranged.apply(objective, None)
     loss_of(objective, batch)
-    assert len(called) == len(all_blocks(objective)) > 0
+    parts = len(all_blocks(objective)) + 1  # the norm behind the last block
+    assert len(called) == parts > 1
     with arranged.whole(objective) as whole:
         loss_of(whole, batch)
-    assert len(called) == len(all_blocks(objective))
+    assert len(called) == parts
     loss_of(objective, batch)
-    assert len(called) == 2 * len(all_blocks(objective))
+    assert len(called) == 2 * parts
+
+
+def test_blocks_of_many_shapes_are_all_compiled(monkeypatch):
+    """Teachers and students, kinds of blocks and sizes of crops share one function, of which PyTorch keeps eight versions."""
+    graphs = []
+    counting = partial(torch.compile, backend=lambda graph, _: graphs.append(1) or graph.forward)
+    monkeypatch.setattr(arrangement.torch, "compile", counting)
+    objective, _ = ready("gpt2")
+    Arrangement(compile=True, half_stream=True, precision="bf16").apply(objective, None)
+    block, shapes = all_blocks(objective)[0], range(1, 13)
+    with torch.autocast("cpu", torch.bfloat16):
+        for length in shapes:
+            block(torch.zeros(1, length, 256))
+    assert len(graphs) >= len(shapes)
 
 
 @pytest.mark.parametrize("name", WORKS)
