@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+DEVICE = "cuda"
 KINDS = {  # of GELU, by the class of an activation, whichever library's: x times which distribution function
     "GELU": "normal", "GELUActivation": "normal",
     "GELUTanh": "tanh", "NewGELUActivation": "tanh",
@@ -41,14 +42,14 @@ def kind_of(activation: nn.Module) -> str | None:
 
 def has_gelu_kernel(device: str) -> bool:
     """Whether a device runs the kernels."""
-    return device == "cuda" and importlib.util.find_spec("triton") is not None
+    return device == DEVICE and importlib.util.find_spec("triton") is not None
 
 
 def _hidden(x: Tensor, first: nn.Module, activation: nn.Module) -> Tensor:
     """(..., C) behind GELU; in float32, or moved to a CPU, the library's own way."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if not (has_gelu_kernel(device) and dtype in (torch.bfloat16, torch.float16)):
+    if device != DEVICE or dtype not in (torch.bfloat16, torch.float16):
         return activation(first(x))
     # transformers' Conv1D keeps its weight transposed
     pre = F.linear(x, first.weight) if isinstance(first, nn.Linear) else x @ first.weight

@@ -30,6 +30,7 @@ from models.text_nets import (
 )
 
 UNLIMITED = 1_000_000  # positions of architectures that only know distances
+ONE_SEGMENT = ("bert", "electra")  # architectures with segments, which take them in one row for all rows
 POOLS = ("mean", "first", "last")
 
 
@@ -208,6 +209,8 @@ class TextEncoder(Encoder):
             arguments["position_ids"] = inputs.positions
         if inputs.segment is not None and getattr(self.net.config, "type_vocab_size", 0) > 1:
             arguments["token_type_ids"] = inputs.segment
+        elif self.net.config.model_type in ONE_SEGMENT:  # one row for all: its gradient is a sum, not sorted by token
+            arguments["token_type_ids"] = torch.zeros_like(inputs.ids[:1])
         if self.causal:
             arguments["use_cache"] = False
         return arguments

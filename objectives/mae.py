@@ -112,13 +112,11 @@ class MaskedAutoencoder(Objective):
         seen = self.encoder(images, keep=visible_BK)
         num_prefix, num_visible = seen.prefix.shape[1], visible_BK.shape[1]
         known = self.enter(torch.cat([seen.prefix, seen.tokens], dim=1))
-        unknown = self.mask_token.to(known.dtype).expand(len(images), hidden_BM.shape[1], -1)
         # every token carries its own position, so visible and hidden ones need not be put back in order
-        place_BN = torch.cat([visible_BK, hidden_BM], dim=1)
-        place_of_prefix = self.positions_LE[:num_prefix].expand(len(images), -1, -1)
-        tokens = torch.cat([known, unknown], dim=1) + torch.cat(
-            [place_of_prefix, self.positions_LE[num_prefix:][place_BN]], dim=1
-        )
+        place_of_prefix, place_NE = self.positions_LE[:num_prefix].expand(len(images), -1, -1), self.positions_LE[num_prefix:]
+        known = known + torch.cat([place_of_prefix, place_NE[visible_BK]], dim=1)
+        unknown = self.mask_token.to(known.dtype) + place_NE[hidden_BM]
+        tokens = torch.cat([known, unknown], dim=1)
         *blocks, last, norm = self.decoder
         for block in blocks:
             tokens = block(tokens)

@@ -21,6 +21,7 @@ from objectives.objective import Batch, Objective
 from training.batch_norm import synchronise_batch_norm
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+ROWS_A_PROGRAM = 64  # of a norm's backward pass, whose sums are then added up: with the compiler's own 16 that takes as long
 VERSIONS = 64  # of the compiled blocks: by kind, shape and what is learned; beyond PyTorch's own 8 they would run as written
 
 
@@ -66,7 +67,7 @@ class Arrangement:
         if dist.is_initialized() and dist.get_world_size() > 1:
             synchronise_batch_norm(objective, self.device)
         if self.compile:
-            torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
+            _configure_compiler()
         blocks = all_blocks(objective)
         inside = {part for block in blocks for part in block.modules()}
         for norm in [part for part in objective.modules() if isinstance(part, nn.LayerNorm | nn.RMSNorm)]:
@@ -115,6 +116,14 @@ class Arrangement:
         yield self._copy
         if self._copy is not None:
             self._copy.to("cpu")
+
+
+def _configure_compiler() -> None:
+    from torch._inductor import config  # seconds, which only those wait who compile
+
+    torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
+    if hasattr(config.triton, "mix_order_reduction_split_size"):
+        config.triton.mix_order_reduction_split_size = ROWS_A_PROGRAM
 
 
 def all_blocks(objective: Objective) -> list[nn.Module]:
