@@ -44,7 +44,8 @@ def test_hopper_takes_the_kernel(name):
 
     kernel, constants, options = configured(*CONFIGURATIONS[name])
     signature = {argument: kind_of_argument(argument, constants) for argument in kernel.arg_names}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    aligned = {(place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if kind.startswith("*")}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)  # as PyTorch's memory is
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     assert made.asm["cubin"]
     assert made.metadata.shared <= MOST_SHARED_MEMORY
@@ -68,7 +69,7 @@ def configured(name: str, chosen: dict[str, Any]) -> tuple[Any, dict[str, Any], 
         }
         kernel, options = getattr(short_attention_kernel, name), short_attention_kernel._options(launch(N, chosen["d"]))
     elif name.startswith("_gelu"):
-        constants = chosen | {"C": 3072, "rows": gelu_kernel.ROWS, "columns": gelu_kernel.COLUMNS}
+        constants = chosen | {"C": 3072, "ptx": True, "rows": gelu_kernel.ROWS, "columns": gelu_kernel.COLUMNS}
         kernel, options = getattr(gelu_kernel, name), {"num_warps": gelu_kernel.WARPS}
     else:
         constants = chosen | {"group": 8, "block": logits_kernel.BLOCK, "blocks": logits_kernel.BLOCKS[chosen["has_bias"]]}
