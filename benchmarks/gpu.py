@@ -37,7 +37,7 @@ from training.throughput import peak_flops
 
 WARM = 6  # steps, the compilation among them; the last is profiled
 HEADER = ("case", "", "a second", "MFU", "wanted", "memory", "ours / bare")
-KERNEL_HEADER = ("case, bare", "step", "products and weights at the measured rates", *gpu_kernels.KINDS)
+KERNEL_HEADER = ("case, bare", "step", "kernels of one alone", "products and weights at the measured rates", *gpu_kernels.KINDS)
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,13 @@ def rows(name: str, record: dict[str, Any]) -> list[list[str]]:
 
 
 def kernel_row(name: str, record: dict[str, Any], rates: dict[str, Any]) -> list[str]:
-    """A line of the second table: the bare loop's step, the fewest seconds for it, and where its time goes."""
+    """A line of the second table, of the bare loop: a step, one step's kernels before any was timed, its least, and shares."""
     facts, kernels = record["sides"]["bare"], record["sides"]["bare"]["kernels"]
     step, whole = record["units_a_step"] / facts["rate"], sum(kernels.values())
     flops = record["sides"]["ours"]["sample_flops"] * record["samples_a_step"]
     fewest = machine.fewest_seconds(flops, facts["parameters"], rates, "bf16")
-    return [name, f"{step * 1e3:.1f} ms", f"{fewest * 1e3:.1f} ms", *(f"{part / whole:.1%}" for part in kernels.values())]
+    shares = [f"{part / whole:.1%}" for part in kernels.values()]
+    return [name, *(f"{seconds * 1e3:.1f} ms" for seconds in (step, whole, fewest)), *shares]
 
 
 def main() -> int:

@@ -64,12 +64,13 @@ def test_compiled_blocks_learn_the_same(name, half_stream):
     batch = on("cuda", work.batches(objective).batch(0))
     set_attention(objective, "sdpa")
     loss, gradient = learned(objective, batch, "bf16")
+    rounding = (gradient - learned(objective, batch)[1]).norm()  # batch norms over eight small pictures make it a tenth
     set_attention(objective, "short")
     fuse_gelu(objective)
     Arrangement(compile=True, half_stream=half_stream, precision="bf16", device="cuda").apply(objective, None)
     compiled_loss, compiled_gradient = learned(objective, batch, "bf16")
     assert compiled_loss == pytest.approx(loss, rel=1e-2)
-    assert (compiled_gradient - gradient).norm() < 5e-2 * gradient.norm()
+    assert (compiled_gradient - gradient).norm() < max(5e-2 * gradient.norm(), 1.5 * rounding)
 
 
 @pytest.mark.parametrize("shape", [(3, 50, 4, 64), (2, 197, 2, 32), (2, 197, 2, 64), (2, 65, 3, 16), (1, 1, 1, 64)])
