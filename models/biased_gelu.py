@@ -26,14 +26,14 @@ def fuse_gelu(module: nn.Module) -> None:
     """Give the feed-forward layers of timm, BERT, ELECTRA and GPT-2 that have a bias and GELU a new `forward`."""
     for layer in module.modules():
         forward, first, activation = LAYERS.get(type(layer).__name__, (None, "", ""))
-        if forward is None or kind_of(getattr(layer, activation)) is None:
+        if forward is None or kind_of(getattr(layer, activation, None)) is None:
             continue
         first = getattr(layer, first)
         if type(first).__name__ in ("Linear", "Conv1D") and first.bias is not None:
             layer.forward = MethodType(forward, layer)
 
 
-def kind_of(activation: nn.Module) -> str | None:
+def kind_of(activation: nn.Module | None) -> str | None:
     """One of KINDS' values; None where it is no GELU."""
     if getattr(activation, "approximate", "none") != "none":
         return "tanh"

@@ -49,16 +49,9 @@ def has_ptx() -> bool:
 
 @triton.jit
 def _gelu(
-    pre_at,
-    bias_at,
-    act_at,
-    R,
-    C: tl.constexpr,
-    kind: tl.constexpr,
-    ptx: tl.constexpr,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-):
+    pre_at, bias_at, act_at, R, C: tl.constexpr, kind: tl.constexpr, ptx: tl.constexpr,
+    rows: tl.constexpr, columns: tl.constexpr,
+):  # fmt: skip
     blocks: tl.constexpr = (C + columns - 1) // columns
     column = tl.program_id(0) % blocks * columns + tl.arange(0, columns)[None, :]
     row = (tl.program_id(0) // blocks).to(tl.int64) * rows + tl.arange(0, rows)[:, None]
@@ -94,12 +87,10 @@ def _gelu_backward(
 @triton.jit
 def _share_and_slope(x, kind: tl.constexpr, ptx: tl.constexpr):
     """GELU(x) / x, which is a distribution function, and its derivative."""
-    if kind == "quick":  # Hendrycks and Gimpel's sigmoid, as CLIP has it
+    if kind == "quick":  # a sigmoid (Hendrycks and Gimpel 2016, section 2), as CLIP has it
         share = _inverse(1.0 + _exp2(x * (-1.702 * LOG2_E), ptx), ptx)
         slope = 1.702 * share * (1.0 - share)
-    elif (
-        kind == "tanh"
-    ):  # (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) at u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016)
+    elif kind == "tanh":  # (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) at u = sqrt(2 / pi) (x + 0.044715 x^3) (their equation)
         square = x * x
         twice_u = x * (1.5957691216057308 + 0.07135481627260025 * square)
         share = _inverse(1.0 + _exp2(twice_u * (-1.0 * LOG2_E), ptx), ptx)

@@ -88,7 +88,7 @@ class Pretraining(L.LightningModule):
     def _forward(self, batch: Batch, part: int) -> Outcome:
         # dropout and stochastic depth too are functions of (seed, rank, step): a resumed run needs no generator state
         place = self.global_rank * self.arrangement.accumulate + part
-        torch.manual_seed((self.seed * 1_000_003 + place) * 1_000_003 + self.global_step)
+        seed_generators((self.seed * 1_000_003 + place) * 1_000_003 + self.global_step, self.device)
         return self.objective(batch, Draw(self.seed, batch["epoch"], batch["index"]))
 
     def _forward_in_parts(self, parts: list[Batch]) -> list[Outcome]:
@@ -192,3 +192,10 @@ class Pretraining(L.LightningModule):
 def _local(weight: Tensor) -> Tensor:
     """What this rank holds of a weight."""
     return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Of the host and of one device; torch.manual_seed asks after all kinds of device there are, which takes milliseconds."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

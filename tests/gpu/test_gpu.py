@@ -15,6 +15,7 @@ from objectives.linear_cross_entropy import linear_cross_entropy
 from objectives.objective import Batch, Objective
 from training.ahead import Ahead
 from training.arrangement import Arrangement
+from training.pretraining import seed_generators
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -116,6 +117,14 @@ def test_batches_copied_ahead_are_the_loaders_own():
         torch.cuda._sleep(10**7)  # the step, in which the next batch arrives
         seen.append((batch["index"].float().mean(), batch["corrupt"]))
     assert [(int(index), int(corrupt)) for index, corrupt in seen] == [(step, step) for step in range(6)]
+
+
+def test_a_gpus_generator_is_seeded():
+    drawn = []
+    for seed in (5, 6, 5):
+        seed_generators(seed, torch.device("cuda", torch.cuda.current_device()))
+        drawn.append(torch.rand(4, device="cuda").tolist())
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 @pytest.mark.parametrize("name", ["mlm", "causal_lm"])
