@@ -24,6 +24,7 @@ from benchmarks.gate import SideFailed, SideProcess
 from benchmarks.record import bound, markdown, ratio, read_all, rows, write
 from benchmarks.run import TRAINED, case_named
 from errors import BadInput
+from models.attention import has_bf16
 from reports.result import Result
 
 
@@ -89,7 +90,9 @@ def test_kernels_share_the_time_of_a_step(name, precision):
     assert sum(shares.values()) == pytest.approx(1)
     without = {"convolutions", "softmax"} if name == "mlm" else set()  # fp32's attention is fused
     assert {kind for kind, share in shares.items() if share == 0} == without
-    assert 0 < found["bound"] < found["step"]
+    assert found["bound"] > 0
+    if precision == "fp32" or has_bf16("cpu"):  # else products in bf16 take ways of which the measured one is not the fastest
+        assert found["bound"] < found["step"]
     named = {"aten::bmm": "attention", "aten::addmm": "matrix products", "aten::copy_": "copies and conversions"}
     assert {kernel: kernels.kind_of(kernel) for kernel in named} == named
 
