@@ -68,8 +68,13 @@ def set_attention(module: nn.Module, kernel: str) -> None:
 
 def is_hopper() -> bool:
     """Whether the GPU is of the kind on which "short" was measured; others have less memory for a program, or no Triton."""
-    here = torch.cuda.is_available() and torch.version.hip is None and importlib.util.find_spec("triton") is not None
+    here = torch.cuda.is_available() and torch.version.hip is None and has_triton("cuda")
     return here and torch.cuda.get_device_capability()[0] == 9
+
+
+def has_triton(device_type: str) -> bool:
+    """Whether Triton's kernels run; it comes with PyTorch for CUDA on Linux. Asked in a compiled block, it breaks the graph."""
+    return device_type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def has_flex(net: nn.Module) -> bool:

@@ -6,7 +6,6 @@ break. Triton comes with PyTorch for CUDA on Linux only, so it is imported where
 Shapes: C the width of the hidden layer.
 """
 
-import importlib.util
 from types import MethodType
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DEVICE = "cuda"
+DEVICE = "cuda"  # of the kernels
 KINDS = {  # of GELU, by the class of an activation, whichever library's: x times which distribution function
     "GELU": "normal", "GELUActivation": "normal",
     "GELUTanh": "tanh", "NewGELUActivation": "tanh",
@@ -38,11 +37,6 @@ def kind_of(activation: nn.Module | None) -> str | None:
     if getattr(activation, "approximate", "none") != "none":
         return "tanh"
     return KINDS.get(type(activation).__name__)
-
-
-def has_gelu_kernel(device: str) -> bool:
-    """Whether a device runs the kernels."""
-    return device == DEVICE and importlib.util.find_spec("triton") is not None
 
 
 def _hidden(x: Tensor, first: nn.Module, activation: nn.Module) -> Tensor:

@@ -29,7 +29,7 @@ class Launch(NamedTuple):
 
 def forward_launch(num_tokens: int, head_width: int) -> Launch:
     if num_tokens <= ONE_TILE:
-        return Launch(padded(num_tokens) // 16, 96 if head_width > 32 else None)
+        return Launch(padded(num_tokens) // 16)
     return Launch(4, 168 if head_width <= 32 else None)  # three programs in the 65,536 of a multiprocessor
 
 
@@ -45,7 +45,7 @@ def padded(num_tokens: int) -> int:
 
 
 def attend(qkv_BNE: Tensor, num_heads: int, launch: Launch | None = None) -> tuple[Tensor, Tensor]:
-    """(attention (B, N, D), what `attend_backward` wants to know of it)."""
+    """(attention (B, N, D), the logarithms that `log_total_shape` tells of)."""
     B, N, E = qkv_BNE.shape
     head_width = E // (3 * num_heads)
     mixed_BND = qkv_BNE.new_empty(B, N, E // 3)

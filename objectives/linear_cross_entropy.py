@@ -7,12 +7,12 @@ is that of Liger Kernel's fused linear cross-entropy (Hsu et al. 2024, section 3
 Shapes: N rows, C of a chunk, D width, V vocabulary, W >= V what it is filled up to.
 """
 
-import importlib.util
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from models.attention import has_triton
 
 CHUNK = 2**21  # logits at a time: 8 MiB in float32, which a CPU's cache holds
 GPU_CHUNK = 2**29  # 1 GiB in bf16: thousands of rows of a large vocabulary, so that few kernels have much to do
@@ -31,14 +31,9 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-    if has_kernel(device):
+    if has_triton(device):
         weight_VD = F.pad(weight_VD, (0, 0, 0, -num_classes % FILLED_TO))
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, target_N, num_classes, torch.is_grad_enabled())
-
-
-def has_kernel(device: str) -> bool:
-    """Whether the softmax is one kernel; Triton comes with PyTorch where that is built for CUDA on Linux."""
-    return device == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -55,7 +50,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         softmax_gradient, chunk = pass_by_pass, CHUNK
         if hidden_ND.device.type != "cpu":
             chunk = GPU_CHUNK
-        if has_kernel(hidden_ND.device.type):
+        if has_triton(hidden_ND.device.type):
             from objectives.logits_kernel import softmax_gradient
         learns = grad_enabled and any(ctx.needs_input_grad)  # the latter says nothing of no_grad
         hidden_grad_ND = torch.zeros_like(hidden_ND) if learns else None

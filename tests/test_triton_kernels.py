@@ -106,7 +106,7 @@ def compare_compiled() -> None:
     biased_gelu.DEVICE = "cpu"
     short_attention.has_kernel = lambda *_: True
     torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
-    used = counted(biased_gelu, "biased_gelu_backward") + counted(short_attention, "attend_backward")
+    used = [counted(biased_gelu, "biased_gelu_backward"), counted(short_attention, "attend_backward")]
     for name, work in WORKS.items():
         objective = work.build()
         batch = work.batches(objective).batch(0)
@@ -124,11 +124,11 @@ def compare_compiled() -> None:
             times.clear()
 
 
-def counted(module: ModuleType, name: str) -> list[list[int]]:
-    """[a list that grows with every call of a module's function]."""
+def counted(module: ModuleType, name: str) -> list[int]:
+    """A list that grows with every call of a module's function."""
     times, own = [], getattr(module, name)
     setattr(module, name, lambda *given: times.append(1) or own(*given))
-    return [times]
+    return times
 
 
 def learned(objective: Objective, batch: Batch) -> tuple[float, torch.Tensor]:

@@ -72,7 +72,7 @@ class Arrangement:
         inside = {part for block in blocks for part in block.modules()}
         for norm in [part for part in objective.modules() if isinstance(part, nn.LayerNorm | nn.RMSNorm)]:
             if self.half_stream and self.precision in HALF:
-                norm.forward = norm_in_half(norm.forward, HALF[self.precision])
+                norm.forward = in_half(norm.forward, HALF[self.precision])
             if self.compile and norm not in inside:
                 norm.forward = torch.compile(norm.forward, dynamic=False)
         for block in blocks:
@@ -119,6 +119,7 @@ class Arrangement:
 
 
 def _configure_compiler() -> None:
+    """For the whole process: how many versions of a function are kept, and how many rows a program of a norm's gradient has."""
     from torch._inductor import config  # seconds, which only those wait who compile
 
     torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
@@ -133,22 +134,16 @@ def all_blocks(objective: Objective) -> list[nn.Module]:
 
 
 def in_half(forward: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
-    """A block's `forward` between streams of a half precision; with other outputs than the stream, that is the first."""
+    """The `forward` of a block, or of a norm, whose output autocast leaves in float32, between streams of a half precision.
+
+    With other outputs than the stream, that is the first.
+    """
 
     def between_halves(hidden: Tensor, *rest: Any, **settings: Any) -> Any:
         made = forward(hidden.to(dtype), *rest, **settings)
         return (made[0].to(dtype), *made[1:]) if isinstance(made, tuple) else made.to(dtype)
 
     return between_halves
-
-
-def norm_in_half(forward: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """The same for a norm, which autocast would let out in float32; the compiler counts its versions apart from the blocks'."""
-
-    def normed(hidden: Tensor) -> Tensor:
-        return forward(hidden.to(dtype)).to(dtype)
-
-    return normed
 
 
 def freeze_unused(objective: Objective, batch: Batch) -> None:

@@ -15,8 +15,8 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
 from errors import BadInput, nearest
-from models.attention import choose_attention, has_bf16, kernels_used, set_attention
-from models.biased_gelu import fuse_gelu, has_gelu_kernel
+from models.attention import choose_attention, has_bf16, has_triton, kernels_used, set_attention
+from models.biased_gelu import fuse_gelu
 from models.encoder import Encoder
 from objectives.objective import Batch
 from training.ahead import Ahead
@@ -131,7 +131,7 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
     longest = max(encoder.num_tokens for encoder in module.modules() if isinstance(encoder, Encoder))
     kernel, reason = choose_attention(settings["attention"], device, precision, longest)
     set_attention(module, kernel)
-    if has_gelu_kernel(device):
+    if has_triton(device):
         fuse_gelu(module)
     used = " and ".join(sorted(kernels_used(module)))
     attention = f"{used} ({reason})" if used else "none (no attention layers)"
