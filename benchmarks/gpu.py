@@ -2,7 +2,7 @@
 
 Ours is train.py's Trainer with trainer=gpu trainer.compile=true trainer.half_stream=true in bf16; the bare loop has the same
 objective, kernels and compiled blocks, and nothing else. Batches lie in pinned memory, each side has a process of its own. A
-second table says in which kernels a step of the bare loop spends its time.
+second table says in which kernels a step of the bare loop spends its time, a third what changes in a row of steps.
 
     python benchmarks/gpu.py                     # all; a minute or a little more for each on an H100
     python benchmarks/gpu.py gpt2 mlm_base --batch 64
@@ -23,21 +23,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import gpu_kernels, machine
+from benchmarks import gpu_kernels, gpu_power, machine
 from benchmarks.gate import Side, SideFailed, SideProcess, processes, until_stopped
+from benchmarks.gpu_tables import spoken, tell
 from benchmarks.record import RESULTS
 from benchmarks.sides import ours
 from benchmarks.works import Work
 from errors import nearest
-from reports.markdown import plain_table
 from training.throughput import peak_flops
 
-WARM = 6  # steps, the compilation among them; the last is profiled
-HEADER = ("case", "", "a second", "MFU", "wanted", "memory", "ours / bare")
-KERNEL_HEADER = ("case, bare", "step", "kernels of one alone", "products and weights at the measured rates", *gpu_kernels.KINDS)
+WARM = gpu_kernels.ALONE + gpu_kernels.ROW  # steps, the compilation among them; the last are profiled
 
 
 @dataclass(frozen=True)
@@ -81,15 +77,16 @@ CASES = {
 }  # fmt: skip
 
 
-def measured(process: SideProcess, work: Work, seconds: float) -> dict[str, float]:
+def measured(process: SideProcess, work: Work, seconds: float, card: str | None) -> dict[str, Any]:
     """Rate in units a second and peak memory of one side, which has the device for itself; then it is ended."""
     try:
-        kernels = process.run(WARM).get("kernels")
+        process.run(WARM)
         steps = max(2, round(seconds / (process.run(2)["seconds"] / 2)))
-        facts = process.run(steps)
+        with gpu_power.watched(card) as power:
+            facts = process.run(steps)
     finally:
         process.stop()
-    return facts | {"rate": work.units_a_step * steps / facts["seconds"], "kernels": kernels}
+    return facts | {"rate": work.units_a_step * steps / facts["seconds"], "power": power}
 
 
 def utilisation(work: Work, rate: float, sample_flops: float, peak: float | None) -> float | None:
@@ -99,30 +96,7 @@ def utilisation(work: Work, rate: float, sample_flops: float, peak: float | None
 
 def sides_of(work: Work, *arguments: Any) -> dict[str, tuple[Side, tuple[Any, ...]]]:
     """Both sides of a work, for `processes`."""
-    return {"ours": (ours, (work, *arguments)), "bare": (gpu_kernels.profiled_bare, (WARM, work, *arguments))}
-
-
-def rows(name: str, record: dict[str, Any]) -> list[list[str]]:
-    """Lines of the table."""
-    found = []
-    for side, facts in record["sides"].items():
-        mfu = "" if facts["mfu"] is None else f"{facts['mfu']:.1%}"
-        wanted = f">= {record['mfu_wanted']:.0%}" if record["mfu_wanted"] and side == "ours" else ""
-        speed = f"{facts['rate']:,.0f} {record['unit']}"
-        gain = f"{facts['rate'] / record['sides']['bare']['rate']:.2f}" if side == "ours" else ""
-        memory = f"{facts['peak_memory_bytes'] / 1e9:.1f} GB"
-        found.append([f"{name}: {record['work']}" if side == "ours" else "", side, speed, mfu, wanted, memory, gain])
-    return found
-
-
-def kernel_row(name: str, record: dict[str, Any], rates: dict[str, Any]) -> list[str]:
-    """A line of the second table, of the bare loop: a step, one step's kernels before any was timed, its least, and shares."""
-    facts, kernels = record["sides"]["bare"], record["sides"]["bare"]["kernels"]
-    step, whole = record["units_a_step"] / facts["rate"], sum(kernels.values())
-    flops = record["sides"]["ours"]["sample_flops"] * record["samples_a_step"]
-    fewest = machine.fewest_seconds(flops, facts["parameters"], rates, "bf16")
-    shares = [f"{part / whole:.1%}" for part in kernels.values()]
-    return [name, *(f"{seconds * 1e3:.1f} ms" for seconds in (step, whole, fewest)), *shares]
+    return {"ours": (ours, (work, *arguments)), "bare": (gpu_kernels.profiled_bare, (work, *arguments))}
 
 
 def main() -> int:
@@ -168,19 +142,6 @@ def main() -> int:
     return int(len(records) < len(works))
 
 
-def tell(records: dict[str, dict[str, Any]], rates: dict[str, Any] | None) -> None:
-    """Print both tables; the second where the rates of a card are known."""
-    table = Table(*HEADER)
-    for name, record in records.items():
-        for row in rows(name, record):
-            table.add_row(*row)
-    Console(width=max(140, Console().width)).print(table)
-    if rates:
-        print(plain_table(KERNEL_HEADER, [kernel_row(name, record, rates) for name, record in records.items()]))
-        products, copies = rates["matmul_flops"]["bf16"], rates["copy_bytes"]
-        print(f"measured rates: matrix products {products / 1e12:,.0f} TFLOP/s, copies {copies / 1e12:.2f} TB/s")
-
-
 def measure(
     works: dict[str, Work], arguments: tuple[Any, ...], seconds: float, peak: float | None, facts: dict[str, Any], file: Path
 ) -> dict[str, dict[str, Any]]:
@@ -188,6 +149,7 @@ def measure(
     file.parent.mkdir(parents=True, exist_ok=True)
     facts = facts | {"date": datetime.date.today().isoformat(), "machine": machine.described(rates=False)}
     names, running, records = list(works), {}, {}
+    card = gpu_power.card() if facts["rates"] else None
     kept = kept_records(file, facts)
     with ExitStack() as ended:
         for place, name in enumerate(names):
@@ -196,7 +158,7 @@ def measure(
                 if near not in running:
                     running[near] = ended.enter_context(processes(sides_of(works[near], *arguments)))
             try:
-                sides = {side: measured(process, work, seconds) for side, process in running[name].items()}
+                sides = {side: measured(process, work, seconds, card) for side, process in running[name].items()}
             except SideFailed as error:
                 print(f"{name}: {error}", file=sys.stderr, flush=True)
                 for process in running[name].values():
@@ -208,8 +170,7 @@ def measure(
                 "work": work.described(), "unit": work.unit, "units_a_step": work.units_a_step, "samples_a_step": work.batch,
                 "mfu_wanted": CASES[name].mfu, "sides": sides,
             }  # fmt: skip
-            spoken = ", ".join(f"{row[1]} {row[2]}/s {row[3]}".strip() for row in rows(name, records[name]))
-            print(f"{name}: {time.perf_counter() - began:.0f} s, {spoken}", flush=True)
+            print(f"{name}: {time.perf_counter() - began:.0f} s, {spoken(name, records[name])}", flush=True)
             file.write_text(json.dumps(facts | {"gpu": kept | records}, indent=1) + "\n", encoding="utf-8")
     return records
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.operations import operation
+
 DEVICE = "cuda"  # of the kernels
 KINDS = {  # of GELU, by the class of an activation, whichever library's: x times which distribution function
     "GELU": "normal", "GELUActivation": "normal",
@@ -71,7 +73,7 @@ LAYERS = {  # by class: the new forward, and what its first map and its activati
 }
 
 
-@torch.library.custom_op("headstart::biased_gelu", mutates_args=())
+@operation
 def biased_gelu(pre: Tensor, bias_C: Tensor, kind: str) -> Tensor:
     """GELU(pre + bias), (..., C), with the bias in its own precision."""
     from models.gelu_kernel import gelu
@@ -79,7 +81,7 @@ def biased_gelu(pre: Tensor, bias_C: Tensor, kind: str) -> Tensor:
     return gelu(pre.contiguous().view(-1, len(bias_C)), bias_C, kind).view(pre.shape)
 
 
-@torch.library.custom_op("headstart::biased_gelu_backward", mutates_args=())
+@operation
 def biased_gelu_backward(pre: Tensor, bias_C: Tensor, grad: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """The gradients of pre (..., C) and of bias (C,) in float32."""
     from models.gelu_kernel import gelu_backward
@@ -89,12 +91,12 @@ def biased_gelu_backward(pre: Tensor, bias_C: Tensor, grad: Tensor, kind: str) -
     return grad_pre.view(pre.shape), grad_bias_C
 
 
-@biased_gelu.register_fake
+@torch.library.register_fake(biased_gelu)
 def _(pre: Tensor, bias_C: Tensor, kind: str) -> Tensor:
     return torch.empty_like(pre, memory_format=torch.contiguous_format)
 
 
-@biased_gelu_backward.register_fake
+@torch.library.register_fake(biased_gelu_backward)
 def _(pre: Tensor, bias_C: Tensor, grad: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     return torch.empty_like(pre, memory_format=torch.contiguous_format), bias_C.new_empty(bias_C.shape, dtype=torch.float32)
 
@@ -110,4 +112,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     return grad_pre, grad_bias_C.to(bias_C.dtype), None
 
 
-biased_gelu.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd(biased_gelu, _backward, setup_context=_keep)

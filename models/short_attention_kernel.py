@@ -5,6 +5,8 @@ tokens one program has all queries and keys of a head, and writes the three grad
 to ONE_TILE, nothing is kept for it: queries and keys give the weights again. Beyond, it goes over tiles twice, for the queries'
 gradients and for those of keys and values: more products than all at once, but none of them waits for a transposed matrix.
 
+The gradients' sum over all rows, which is that of the bias, is taken where they are still in registers.
+
 Shapes: B pictures, N tokens, H heads, d the width of one, D = H d, E = 3 D: queries, keys and values side by side.
 """
 
@@ -60,21 +62,24 @@ def attend(qkv_BNE: Tensor, num_heads: int, launch: Launch | None = None) -> tup
 
 def attend_backward(
     qkv_BNE: Tensor, mixed_BND: Tensor, log_total: Tensor, grad_BND: Tensor, num_heads: int, launch: Launch | None = None
-) -> Tensor:
-    """The gradient of queries, keys and values (B, N, E) from that of what `attend` gave."""
+) -> tuple[Tensor, Tensor]:
+    """The gradient of queries, keys and values (B, N, E) from that of what `attend` gave, and its sum (E,) in float32."""
     B, N, E = qkv_BNE.shape
     head_width = E // (3 * num_heads)
     options = _options(launch or backward_launch(N, head_width))
     grad_BNE = torch.empty_like(qkv_BNE)
+    sum_BE = qkv_BNE.new_empty(B, E, dtype=torch.float32)
     if B and N <= ONE_TILE:
-        _attend_backward[(B * num_heads,)](qkv_BNE, grad_BND, grad_BNE, num_heads, N, head_width, padded(N), **options)
+        _attend_backward[(B * num_heads,)](
+            qkv_BNE, grad_BND, grad_BNE, sum_BE, num_heads, N, head_width, padded(N), **options
+        )  # fmt: skip
     elif B:
         mean_BHN = torch.empty_like(log_total)
         _attend_backward_tiled[(B * num_heads,)](
-            qkv_BNE, mixed_BND, log_total, grad_BND, mean_BHN, grad_BNE, num_heads, N, head_width, ONE_TILE,
+            qkv_BNE, mixed_BND, log_total, grad_BND, mean_BHN, grad_BNE, sum_BE, num_heads, N, head_width, ONE_TILE,
             padded(N % ONE_TILE), **options,
         )  # fmt: skip
-    return grad_BNE
+    return grad_BNE, sum_BE.sum(0)
 
 
 def log_total_shape(batch: int, num_heads: int, num_tokens: int) -> tuple[int, ...]:
@@ -116,13 +121,14 @@ def _attend(
 
 @triton.jit
 def _attend_backward(
-    qkv_at, grad_mixed_at, grad_at, H: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr
+    qkv_at, grad_mixed_at, grad_at, sum_at, H: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr
 ):  # fmt: skip
     picture, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     D: tl.constexpr = H * d
     E: tl.constexpr = 3 * D
     qkv_at += picture * (N * E) + head * d
     grad_at += picture * (N * E) + head * d
+    sum_at += picture * E + head * d + tl.arange(0, d)
     key = _rows(qkv_at + D, 0, tile, E, N, d)
     value = _rows(qkv_at + 2 * D, 0, tile, E, N, d)
     query = _rows(qkv_at, 0, tile, E, N, d)
@@ -133,20 +139,24 @@ def _attend_backward(
         score = tl.where(tl.arange(0, tile)[None, :] < N, score, float("-inf"))
     exp = tl.exp2(score * per_nat - tl.max(score, 1)[:, None] * per_nat)
     weight = exp * (1.0 / tl.sum(exp, 1)[:, None])
+    # no gradient of a row behind N is anything but zero: its weight is, or the gradient that comes to it
     grad_value = tl.dot(tl.trans(weight.to(key.dtype)), grad_mixed, input_precision="ieee")
     grad_weight = tl.dot(grad_mixed, tl.trans(value), input_precision="ieee")
     mean = tl.sum(weight * grad_weight, 1)[:, None]
     grad_score = (weight * (grad_weight - mean)).to(key.dtype)
     _write(grad_at + 2 * D, grad_value, 0, tile, E, N, d)
-    grad_query = tl.dot(grad_score, key, input_precision="ieee")
-    _write(grad_at, grad_query * d**-0.5, 0, tile, E, N, d)
-    grad_key = tl.dot(tl.trans(grad_score), query, input_precision="ieee")
-    _write(grad_at + D, grad_key * d**-0.5, 0, tile, E, N, d)
+    tl.store(sum_at + 2 * D, tl.sum(grad_value, 0))
+    grad_query = tl.dot(grad_score, key, input_precision="ieee") * d**-0.5
+    _write(grad_at, grad_query, 0, tile, E, N, d)
+    tl.store(sum_at, tl.sum(grad_query, 0))
+    grad_key = tl.dot(tl.trans(grad_score), query, input_precision="ieee") * d**-0.5
+    _write(grad_at + D, grad_key, 0, tile, E, N, d)
+    tl.store(sum_at + D, tl.sum(grad_key, 0))
 
 
 @triton.jit
 def _attend_backward_tiled(
-    qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at,
+    qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, sum_at,
     H: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr,
 ):  # fmt: skip
     picture, head = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
@@ -157,16 +167,31 @@ def _attend_backward_tiled(
     grad_mixed_at += picture * (N * D) + head * d
     log_total_at += tl.program_id(0).to(tl.int64) * N
     mean_at += tl.program_id(0).to(tl.int64) * N
+    sum_at += picture * (3 * D) + head * d + tl.arange(0, d)
     whole: tl.constexpr = N // tile * tile
+    query_sum = tl.zeros([d], tl.float32)
     for first in range(0, whole, tile):
-        _of_queries(qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, tile, D, N, d, tile, rest)
+        query_sum += _of_queries(
+            qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, tile, D, N, d, tile, rest
+        )  # fmt: skip
     if whole < N:
-        _of_queries(qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, whole, rest, D, N, d, tile, rest)
+        query_sum += _of_queries(
+            qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, whole, rest, D, N, d, tile, rest
+        )  # fmt: skip
+    tl.store(sum_at, query_sum)
     tl.debug_barrier()  # other threads read the means
+    key_sum = tl.zeros([d], tl.float32)
+    value_sum = tl.zeros([d], tl.float32)
     for first in range(0, whole, tile):
-        _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, tile, D, N, d, tile, rest)
+        keys, values = _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, tile, D, N, d, tile, rest)
+        key_sum += keys
+        value_sum += values
     if whole < N:
-        _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, whole, rest, D, N, d, tile, rest)
+        keys, values = _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, whole, rest, D, N, d, tile, rest)
+        key_sum += keys
+        value_sum += values
+    tl.store(sum_at + D, key_sum)
+    tl.store(sum_at + 2 * D, value_sum)
 
 
 @triton.jit
@@ -174,7 +199,7 @@ def _of_queries(
     qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, rows: tl.constexpr,
     D: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of some queries, and the means over keys that those of the keys need."""
+    """Write the gradient of some queries, and the means over keys that those of the keys need; the gradient's sum."""
     query = _rows(qkv_at, first, rows, 3 * D, N, d)
     grad_mixed = _rows(grad_mixed_at, first, rows, D, N, d)
     mixed = _rows(mixed_at, first, rows, D, N, d)
@@ -189,7 +214,9 @@ def _of_queries(
         grad_weight = tl.dot(grad_mixed, tl.trans(value), input_precision="ieee")
         grad_score = (weight * (grad_weight - mean)).to(key.dtype)
         grad_query = tl.dot(grad_score, key, grad_query, input_precision="ieee")
-    _write(grad_at, grad_query * d**-0.5, first, rows, 3 * D, N, d)
+    grad_query *= d**-0.5
+    _write(grad_at, grad_query, first, rows, 3 * D, N, d)
+    return tl.sum(grad_query, 0)  # zero behind N, where no gradient comes to
 
 
 @triton.jit
@@ -197,7 +224,10 @@ def _of_keys(
     qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, rows: tl.constexpr,
     D: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of some keys and their values: scores have a row per key, as products with their gradients want them."""
+    """Write the gradients of some keys and their values, and give their sums.
+
+    Scores have a row per key, as products with their gradients want them.
+    """
     key = _rows(qkv_at + D, first, rows, 3 * D, N, d)
     value = _rows(qkv_at + 2 * D, first, rows, 3 * D, N, d)
     grad_key = tl.zeros([rows, d], tl.float32)
@@ -212,8 +242,11 @@ def _of_keys(
         grad_weight = tl.dot(value, tl.trans(grad_mixed), input_precision="ieee")
         grad_score = (weight * (grad_weight - mean)).to(key.dtype)
         grad_key = tl.dot(grad_score, query, grad_key, input_precision="ieee")
-    _write(grad_at + D, grad_key * d**-0.5, first, rows, 3 * D, N, d)
+    grad_key *= d**-0.5
+    _write(grad_at + D, grad_key, first, rows, 3 * D, N, d)
     _write(grad_at + 2 * D, grad_value, first, rows, 3 * D, N, d)
+    exists = first + tl.arange(0, rows)[:, None] < N
+    return tl.sum(tl.where(exists, grad_key, 0.0), 0), tl.sum(tl.where(exists, grad_value, 0.0), 0)
 
 
 @triton.jit

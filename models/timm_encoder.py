@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.encoder import Encoder, Features, take
+from models.fused import fused
 from models.last_block import allow_part
 from models.patches import can_embed_some, embed_some
 from models.positions import sincos_positions
@@ -141,9 +142,7 @@ class TimmEncoder(Encoder):
 
     def normalise(self, inputs: Tensor) -> Tensor:
         """From what a data set delivers (uint8, or floats in [0, 1]) to what `forward` expects."""
-        if inputs.dtype == torch.uint8:
-            inputs = inputs.float().div_(255)
-        return (inputs - self.mean) / self.std
+        return normalised(inputs, self.mean, self.std)
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Features:
         if not self.drops_patches:
@@ -192,6 +191,14 @@ class TimmEncoder(Encoder):
             "width": self.width,
         }
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}, recipe
+
+
+@fused
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bytes, or floats in [0, 1], (B, C, H, W) less the mean of their channel, in its standard deviations."""
+    if pixels.dtype == torch.uint8:
+        pixels = pixels.float().div_(255)
+    return (pixels - mean) / std
 
 
 def fitting_patch_size(image_size: int) -> int:

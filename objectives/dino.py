@@ -22,7 +22,7 @@ from objectives.collapse import entropy, feature_std
 from objectives.draw import Draw
 from objectives.gather import mean_over_ranks
 from objectives.objective import Batch, Objective, Outcome
-from objectives.photometry import SMALL_IMAGE, Photometry, byol_colours
+from objectives.photometry import SMALL_IMAGE, Photometry, byol_colours, floats
 from objectives.pictures import tile
 from objectives.schedule import cosine, rise
 from objectives.simclr import at_least_float32
@@ -100,9 +100,7 @@ class DINO(Objective):
         """V crops (b, C, H, W) in [0, 1], the large ones first."""
         crops = [batch["views"][:, i] for i in range(NUM_GLOBAL)]
         crops += batch["local_views"].unbind(1) if "local_views" in batch else []
-        return [
-            colour(crop.float().div(255), draw, i) for i, (crop, colour) in enumerate(zip(crops, self.colours, strict=True))
-        ]
+        return [colour(floats(crop), draw, i) for i, (crop, colour) in enumerate(zip(crops, self.colours, strict=True))]
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         crops = [self.encoder.normalise(crop) for crop in self.augment(batch, draw)]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder, take
+from models.fused import fused
 from models.last_block import allow_part
 from models.positions import sincos_positions
 from objectives.draw import Draw
@@ -100,7 +101,7 @@ class MaskedAutoencoder(Objective):
         visible_BK, hidden_BM = self.split(draw)
         target_BMX = self.target(images, hidden_BM)  # first, or what it is made of would lie beside all activations
         predicted_BMX = self.reconstruct(images, visible_BK, hidden_BM)
-        return Outcome(nn.functional.mse_loss(predicted_BMX.float(), target_BMX))
+        return Outcome(squared_error(predicted_BMX, target_BMX))
 
     def split(self, draw: Draw) -> tuple[Tensor, Tensor]:
         """(visible_BK, hidden_BM): a uniformly random split of the patches of each picture."""
@@ -125,11 +126,7 @@ class MaskedAutoencoder(Objective):
 
     def target(self, images: Tensor, hidden_BM: Tensor) -> Tensor:
         """(B, M, X): the pixels of the hidden patches, each normalised by its mean and unbiased variance if asked."""
-        pixels_BMX = take(patchify(images, self.encoder.patch_size), hidden_BM)
-        if not self.normalise_target:
-            return pixels_BMX
-        variance, mean = torch.var_mean(pixels_BMX, dim=-1, keepdim=True)
-        return (pixels_BMX - mean) / (variance + 1e-6).sqrt()
+        return patches(images, hidden_BM, self.encoder.patch_size, self.normalise_target)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
@@ -157,6 +154,22 @@ def _xavier(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+@fused
+def patches(images: Tensor, hidden_BM: Tensor, patch: int, normalise: bool) -> Tensor:
+    """(B, M, X): some patches of pictures, each by its own mean and unbiased variance if asked."""
+    pixels_BMX = take(patchify(images, patch), hidden_BM)
+    if not normalise:
+        return pixels_BMX
+    variance, mean = torch.var_mean(pixels_BMX, dim=-1, keepdim=True)
+    return (pixels_BMX - mean) / (variance + 1e-6).sqrt()
+
+
+@fused
+def squared_error(predicted_BMX: Tensor, target_BMX: Tensor) -> Tensor:
+    """The mean over all values, in float32."""
+    return nn.functional.mse_loss(predicted_BMX.float(), target_BMX)
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.fused import chains_compiled, fused
 from objectives.draw import Draw
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
@@ -44,32 +45,22 @@ class Photometry:
             jittered = self._jitter(images, chance[:, :4], draw.permutation(f"jitter order {view}", 4))
             images = _where(chance[:, 4] < self.jitter, jittered, images)
         if images.shape[1] == 3 and self.grey > 0:
-            images = _where(chance[:, 5] < self.grey, grey(images).expand_as(images), images)
+            images = some_grey(images, chance[:, 5] < self.grey)
         if self.blur > 0:
             sigma = 0.1 + 1.9 * draw.uniform(f"blur {view}")
             images = _where(chance[:, 6] < self.blur, blur(images, sigma), images)
         if self.solarise > 0:
-            inverted = torch.where(images >= 0.5, 1 - images, images)
-            images = _where(chance[:, 7] < self.solarise, inverted, images)
+            images = some_solarised(images, chance[:, 7] < self.solarise)
         return images
 
     def _jitter(self, images: Tensor, chance_B4: Tensor, order_B4: Tensor) -> Tensor:
         symmetric = 2 * chance_B4 - 1
-        changes = (
-            (adjust_brightness, 1 + self.brightness * symmetric[:, 0]),
-            (adjust_contrast, 1 + self.contrast * symmetric[:, 1]),
-            (adjust_saturation, 1 + self.saturation * symmetric[:, 2]),
-            (adjust_hue, self.hue * symmetric[:, 3]),
-        )
-        images = images.clone()
-        # the rows of each change lie side by side; how many there are is asked once, for a GPU waits at every question
-        rows_B4 = order_B4.argsort(dim=0, stable=True)
-        count_44 = F.one_hot(order_B4, len(changes)).sum(0).tolist()
-        for place in range(4):
-            rows_of = rows_B4[:, place].split(count_44[place])
-            for number, ((change, parameter), rows) in enumerate(zip(changes, rows_of, strict=True)):
-                images[rows] = change(images[rows], parameter[rows].clamp(min=-0.5 if number == 3 else 0.0))
-        return images
+        factors = [
+            (1 + strength * symmetric[:, number]).clamp(min=0)
+            for number, strength in enumerate((self.brightness, self.contrast, self.saturation))
+        ]
+        parameter_B4 = torch.stack([*factors, (self.hue * symmetric[:, 3]).clamp(min=-0.5)], dim=1)  # as in CHANGES
+        return (jitter_all if chains_compiled() else jitter_by_rows)(images, parameter_B4, order_B4)
 
 
 def simclr_colours(image_size: int, strength: float | None = None, blur: float | None = None) -> tuple[Photometry, Photometry]:
@@ -96,8 +87,52 @@ def byol_colours(image_size: int) -> tuple[Photometry, Photometry]:
     return Photometry(**jitter, blur=blurs[0]), Photometry(**jitter, blur=blurs[1], solarise=0.2)
 
 
+def jitter_by_rows(images: Tensor, parameter_B4: Tensor, order_B4: Tensor) -> Tensor:
+    """The four CHANGES, in each sample's own order; each is made of those samples alone whose turn it is."""
+    images = images.clone()
+    # the rows of each change lie side by side; how many there are is asked once, for a GPU waits at every question
+    rows_B4 = order_B4.argsort(dim=0, stable=True)
+    count_44 = F.one_hot(order_B4, len(CHANGES)).sum(0).tolist()
+    for place in range(len(CHANGES)):
+        rows_of = rows_B4[:, place].split(count_44[place])
+        for number, (change, rows) in enumerate(zip(CHANGES, rows_of, strict=True)):
+            images[rows] = change(images[rows], parameter_B4[rows, number])
+    return images
+
+
+@fused
+def jitter_all(images: Tensor, parameter_B4: Tensor, order_B4: Tensor) -> Tensor:
+    """The same, each change made of all samples, of which those take it whose turn it is.
+
+    Four times the arithmetic, of which one kernel makes a pass over memory; and no question that a GPU would wait at.
+    """
+    for place in range(len(CHANGES)):
+        before = images
+        for number, change in enumerate(CHANGES):
+            images = _where(order_B4[:, place] == number, change(before, parameter_B4[:, number]), images)
+    return images
+
+
 def _where(chosen_B: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(chosen_B[:, None, None, None], yes, no)
+
+
+@fused
+def floats(pixels: Tensor) -> Tensor:
+    """Bytes as floats in [0, 1]."""
+    return pixels.float().div(255)
+
+
+@fused
+def some_grey(images: Tensor, chosen_B: Tensor) -> Tensor:
+    """Images of which those that are chosen have lost their colour."""
+    return _where(chosen_B, grey(images).expand_as(images), images)
+
+
+@fused
+def some_solarised(images: Tensor, chosen_B: Tensor) -> Tensor:
+    """Images of which those that are chosen are inverted where they are brighter than one half."""
+    return _where(chosen_B, torch.where(images >= 0.5, 1 - images, images), images)
 
 
 def grey(images: Tensor) -> Tensor:
@@ -124,19 +159,23 @@ def adjust_saturation(images: Tensor, factor_B: Tensor) -> Tensor:
 
 def adjust_hue(images: Tensor, shift_B: Tensor) -> Tensor:
     """Turn the hue by `shift_B` turns, through HSV."""
-    value, highest = images.max(dim=1)
+    red, green, blue = images.unbind(1)
+    value = images.amax(dim=1)
     chroma = value - images.amin(dim=1)
     saturation = chroma / value.clamp(min=1e-12)
-    red, green, blue = images.unbind(1)
     safe = chroma.clamp(min=1e-12)
-    sextant = torch.stack([((green - blue) / safe) % 6, (blue - red) / safe + 2, (red - green) / safe + 4], dim=1)
-    hue = sextant.gather(1, highest.unsqueeze(1)).squeeze(1) / 6 * (chroma > 0)
+    of_red, of_green, of_blue = ((green - blue) / safe) % 6, (blue - red) / safe + 2, (red - green) / safe + 4
+    sextant = torch.where(red == value, of_red, torch.where(green == value, of_green, of_blue))
+    hue = sextant / 6 * (chroma > 0)
     hue = (hue + shift_B[:, None, None]) % 1.0
     # each channel is value - chroma * clamp(distance of the hue from the channel's own sector)
     offset = torch.arange(5, 0, -2, device=images.device).view(1, 3, 1, 1)
     k = (offset + hue.unsqueeze(1) * 6) % 6
     ramp = torch.minimum(k, 4 - k).clamp(0, 1)
     return value.unsqueeze(1) * (1 - saturation.unsqueeze(1) * ramp)
+
+
+CHANGES = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
 def blur(images: Tensor, sigma_B: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from datamodules.spec import DataSpec
 from models.encoder import Encoder
 from objectives.draw import Draw
 from objectives.objective import Batch
-from objectives.photometry import Photometry
+from objectives.photometry import Photometry, floats
 from objectives.pictures import tile
 from objectives.views import Crops, view_side
 
@@ -36,8 +36,7 @@ class TwoViews:
 
     def __call__(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         """The first and the second view, each (b, C, H, W) in [0, 1]."""
-        views = batch["views"].float().div(255)
-        first, second = (colour(views[:, i], draw, i) for i, colour in enumerate(self.colours))
+        first, second = (colour(floats(batch["views"][:, i]), draw, i) for i, colour in enumerate(self.colours))
         return first, second
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from models.encoder import Encoder
+from models.fused import as_written, compile_chains
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective
 from training.batch_norm import synchronise_batch_norm
@@ -66,6 +67,7 @@ class Arrangement:
             self._copy = copy.deepcopy(objective)
         if dist.is_initialized() and dist.get_world_size() > 1:
             synchronise_batch_norm(objective, self.device)
+        compile_chains(self.compile)
         if self.compile:
             _configure_compiler()
         blocks = all_blocks(objective)
@@ -101,7 +103,8 @@ class Arrangement:
         if not any(isinstance(weight, DTensor) for weight in objective.parameters()):
             arranged = {block: vars(block).pop("forward") for block in objective.modules() if "forward" in vars(block)}
             try:
-                yield objective if first else None
+                with as_written():
+                    yield objective if first else None
             finally:
                 for block, forward in arranged.items():
                     block.forward = forward
@@ -113,7 +116,8 @@ class Arrangement:
                 theirs[name].copy_(gathered)
         if self._copy is not None:
             self._copy.to(next(objective.parameters()).device)
-        yield self._copy
+        with as_written():
+            yield self._copy
         if self._copy is not None:
             self._copy.to("cpu")
 

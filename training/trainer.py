@@ -18,6 +18,7 @@ from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, has_triton, kernels_used, set_attention
 from models.biased_gelu import fuse_gelu
 from models.encoder import Encoder
+from models.fused import as_written
 from objectives.objective import Batch
 from training.ahead import Ahead
 from training.allocator import keep_freed_memory
@@ -85,7 +86,8 @@ def fit(trainer: L.Trainer, module: L.LightningModule, loader: Iterable[Batch], 
     device = trainer.strategy.root_device
     loader = Ahead(loader, device) if device.type == "cuda" else loader
     try:
-        trainer.fit(module, loader, ckpt_path=resume_point, weights_only=True)
+        with as_written():  # when it is over again
+            trainer.fit(module, loader, ckpt_path=resume_point, weights_only=True)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if resume_point is None or begun.begun or isinstance(error, torch.OutOfMemoryError) or "Allocator" in str(error):
             raise

@@ -80,12 +80,13 @@ def test_the_kernel_of_short_attention_against_float64(shape):
     qkv = torch.randn(batch, length, 3 * num_heads * width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     grad = torch.randn(batch, length, num_heads * width, device="cuda", dtype=torch.bfloat16)
     exact = qkv.detach().double().requires_grad_()
-    mixed = short_attention(qkv, num_heads)
+    bias = torch.zeros(qkv.shape[2], device="cuda", requires_grad=True)
+    mixed = short_attention(qkv, bias, num_heads)
     expected = F.scaled_dot_product_attention(*exact.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4))
     expected = expected.transpose(1, 2).flatten(2)
     mixed.backward(grad)
     expected.backward(grad.double())
-    for got, wanted in ((mixed, expected), (qkv.grad, exact.grad)):
+    for got, wanted in ((mixed, expected), (qkv.grad, exact.grad), (bias.grad, exact.grad.sum((0, 1)))):
         assert (got - wanted).norm() < 1e-2 * wanted.norm()
 
 

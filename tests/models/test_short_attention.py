@@ -32,13 +32,33 @@ def compare_all() -> None:
     for shape in SHAPES:
         qkv, grad = inputs(*shape)
         mixed, log_total = attend(qkv, shape[2])
-        compare(mixed, attend_backward(qkv, mixed, log_total, grad, shape[2]), qkv, grad, shape[2])
+        compare(mixed, *attend_backward(qkv, mixed, log_total, grad, shape[2]), qkv, grad, shape[2])
     for length in (37, 80):
         qkv, grad = inputs(1, length, 2, 16)
         mixed, log_total = attend(qkv[:0], 2)
         assert mixed.shape == (0, length, 32)
-        assert attend_backward(qkv[:0], mixed, log_total, grad[:0], 2).shape == (0, length, 96)
+        grad_qkv, total = attend_backward(qkv[:0], mixed, log_total, grad[:0], 2)
+        assert grad_qkv.shape == (0, length, 96)
+        assert torch.equal(total, torch.zeros(96))
     compare_compiled()
+    compare_layers()
+
+
+def compare_layers() -> None:
+    """The gradients of all weights, with a bias of queries, keys and values and without."""
+    short_attention.has_kernel = lambda *_: True  # the process ends with this test
+    for bias in (True, False):
+        torch.manual_seed(0)
+        layer = Attention(32, 2, qkv_bias=bias)
+        x = torch.randn(2, 6, 32)
+        found = []
+        for kind in (Attention, ShortAttention):
+            layer.__class__ = kind
+            layer.zero_grad()
+            layer(x).square().sum().backward()
+            found.append([weight.grad.clone() for weight in layer.parameters()])
+        for own, timms in zip(*reversed(found), strict=True):
+            torch.testing.assert_close(own, timms, rtol=1e-4, atol=1e-4)
 
 
 def compare_compiled() -> None:
@@ -46,14 +66,17 @@ def compare_compiled() -> None:
     compiled = torch.compile(whole, fullgraph=True, backend="aot_eager")
     for length, function in product((5, 70), (short_attention.short_attention, compiled)):
         qkv, grad = inputs(2, length, 3, 16)
-        given = qkv.clone().requires_grad_()
-        mixed = function(given, 3)
+        given, bias = qkv.clone().requires_grad_(), torch.zeros(144, requires_grad=True)
+        mixed = function(given, bias, 3)
         mixed.backward(grad)
-        compare(mixed.detach(), given.grad, qkv, grad, 3)
+        compare(mixed.detach(), given.grad, bias.grad, qkv, grad, 3)
+        without = qkv.clone().requires_grad_()
+        function(without, None, 3).backward(grad)
+        assert torch.equal(without.grad, given.grad)
 
 
-def whole(qkv: Tensor, num_heads: int) -> Tensor:
-    return short_attention.short_attention(1 * qkv, num_heads)
+def whole(qkv: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
+    return short_attention.short_attention(1 * qkv, bias, num_heads)
 
 
 def inputs(batch: int, length: int, num_heads: int, width: int) -> tuple[Tensor, Tensor]:
@@ -62,12 +85,12 @@ def inputs(batch: int, length: int, num_heads: int, width: int) -> tuple[Tensor,
     return qkv, torch.randn(batch, length, num_heads * width, generator=generator)
 
 
-def compare(mixed: Tensor, grad_qkv: Tensor, qkv: Tensor, grad: Tensor, num_heads: int) -> None:
+def compare(mixed: Tensor, grad_qkv: Tensor, grad_bias: Tensor, qkv: Tensor, grad: Tensor, num_heads: int) -> None:
     given = qkv.double().requires_grad_()
     expected = F.scaled_dot_product_attention(*given.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4))
     expected = expected.transpose(1, 2).flatten(2)
     expected.backward(grad.double())
-    for ours, theirs in ((mixed, expected), (grad_qkv, given.grad)):
+    for ours, theirs in ((mixed, expected), (grad_qkv, given.grad), (grad_bias, given.grad.sum((0, 1)))):
         assert (ours - theirs).norm() <= 3e-6 * theirs.norm()
 
 
@@ -88,7 +111,7 @@ def calls(monkeypatch, layer: Attention, **settings) -> int:
     """How often the kernel is used, on a machine that has one; the output is timm's in either case."""
     count = 0
 
-    def stand_in(qkv: Tensor, num_heads: int) -> Tensor:
+    def stand_in(qkv: Tensor, bias: Tensor, num_heads: int) -> Tensor:
         nonlocal count
         count += 1
         mixed = F.scaled_dot_product_attention(*qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4))

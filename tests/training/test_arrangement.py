@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.works import Work
+from models.fused import as_written, chains_compiled
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective
 from training import arrangement
@@ -22,6 +23,12 @@ WORKS = {
     "resnet": Work("simclr", "resnet18", **IMAGE),
     "pair": Work("clip", "clip_vit_b", **TEXT, image_size=32, words=("model.name=vit_tiny_patch16_224",)),
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_compiled():
+    with as_written():
+        yield
 
 
 def ready(name: str) -> tuple[Objective, Batch]:
@@ -47,9 +54,12 @@ def test_what_is_looked_at_is_not_compiled(monkeypatch):
     loss_of(objective, batch)
     parts = len(all_blocks(objective)) + 1  # the norm behind the last block
     assert len(called) == parts > 1
+    assert chains_compiled()
     with arranged.whole(objective) as whole:
+        assert not chains_compiled()
         loss_of(whole, batch)
     assert len(called) == parts
+    assert chains_compiled()
     loss_of(objective, batch)
     assert len(called) == 2 * parts
 
@@ -86,6 +96,13 @@ def test_a_half_stream_passes_between_blocks_and_changes_rounding_alone(name):
     assert {tensor.dtype for tensor in seen} == {torch.bfloat16}
     assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
     assert (halved - gradient).norm() < 0.1 * gradient.norm()
+
+
+def test_chains_on_pixels_are_compiled_with_the_blocks_alone():
+    for compiles in (True, False):
+        objective, _ = ready("vit")
+        Arrangement(compile=compiles).apply(objective, None)
+        assert chains_compiled() is compiles
 
 
 def test_in_full_precision_the_stream_is_full_too():
