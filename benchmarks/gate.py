@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -62,9 +62,15 @@ class Turns:
     def _wait(self) -> None:
         self._left = self.connection.recv()
         if self._left is None:
+            if active_children():
+                raise Ended
             os._exit(0)  # in the middle of somebody's training loop: there is nothing to tidy up
         synchronise()
         self._began = time.perf_counter()
+
+
+class Ended(BaseException):
+    """A side has been measured: its loop is left, so that its loader ends the workers and gives back what they share."""
 
 
 class SideFailed(Exception):
@@ -142,7 +148,9 @@ def _take_turns(connection: Connection, side: Side, arguments: Sequence[Any]) ->
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.simplefilter("ignore")
         try:
-            side(Turns(connection), *arguments)
+            with contextlib.suppress(Ended):
+                side(Turns(connection), *arguments)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
+        os._exit(0)

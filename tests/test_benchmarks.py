@@ -320,6 +320,35 @@ def test_ctrl_c_is_answered_in_one_line_and_leaves_no_process(script):
     wait_for(lambda: not alive(process.pid))
 
 
+LOADER = """
+from torch.utils.data import DataLoader
+
+from benchmarks.gate import SideProcess
+
+
+def side(gate):
+    for _ in DataLoader(range(10**6), num_workers=1, multiprocessing_context="spawn"):
+        gate.step()
+
+
+if __name__ == "__main__":
+    process = SideProcess("loader", side, ())
+    process.run(3)
+    process.stop()
+    print(process.process.exitcode)
+"""
+
+
+def test_a_side_ends_its_loaders_workers_and_leaves_nothing_shared(tmp_path):
+    (tmp_path / "loader.py").write_text(LOADER)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "loader.py"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "0\n"
+    assert done.stderr == ""  # where Python would name what is left
+
+
 def measures(pid):
     """Whether a process has begun to start others that measure; what it imports may start some too, before it can answer."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
