@@ -1,5 +1,7 @@
 """Chains of operations on pixels compute, compiled, what is written; and they are compiled when one says so, for so long."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,8 +21,8 @@ def bytes_BCHW() -> Tensor:
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Chains are compiled; gives how many graphs there are."""
-    graphs, compiler = [], torch.compile
+    """Chains are compiled, into one graph each, whose operations PyTorch runs one by one; gives their functions."""
+    graphs, compiler = [], partial(torch.compile, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr(
         torch, "compile", lambda function, **settings: graphs.append(function) or compiler(function, **settings)
     )
