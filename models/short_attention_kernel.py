@@ -5,9 +5,10 @@ tokens one program has all queries and keys of a head, and writes the three grad
 to ONE_TILE, nothing is kept for it: queries and keys give the weights again. Beyond, it goes over tiles twice, for the queries'
 gradients and for those of keys and values: more products than all at once, but none of them waits for a transposed matrix.
 
-The gradients' sum over all rows, which is that of the bias, is taken where they are still in registers.
+The gradients' sum over all rows, which is that of the bias, is taken tile by tile, where they are still in registers.
 
-Shapes: B pictures, N tokens, H heads, d the width of one, D = H d, E = 3 D: queries, keys and values side by side.
+Shapes: B pictures, N tokens, T tiles of them, H heads, d the width of one, D = H d, E = 3 D: queries, keys and values side by
+side.
 """
 
 from typing import NamedTuple
@@ -68,18 +69,18 @@ def attend_backward(
     head_width = E // (3 * num_heads)
     options = _options(launch or backward_launch(N, head_width))
     grad_BNE = torch.empty_like(qkv_BNE)
-    sum_BE = qkv_BNE.new_empty(B, E, dtype=torch.float32)
+    sum_BTE = qkv_BNE.new_empty(B, triton.cdiv(N, ONE_TILE), E, dtype=torch.float32)
     if B and N <= ONE_TILE:
         _attend_backward[(B * num_heads,)](
-            qkv_BNE, grad_BND, grad_BNE, sum_BE, num_heads, N, head_width, padded(N), **options
+            qkv_BNE, grad_BND, grad_BNE, sum_BTE, num_heads, N, head_width, padded(N), **options
         )  # fmt: skip
     elif B:
         mean_BHN = torch.empty_like(log_total)
         _attend_backward_tiled[(B * num_heads,)](
-            qkv_BNE, mixed_BND, log_total, grad_BND, mean_BHN, grad_BNE, sum_BE, num_heads, N, head_width, ONE_TILE,
+            qkv_BNE, mixed_BND, log_total, grad_BND, mean_BHN, grad_BNE, sum_BTE, num_heads, N, head_width, ONE_TILE,
             padded(N % ONE_TILE), **options,
         )  # fmt: skip
-    return grad_BNE, sum_BE.sum(0)
+    return grad_BNE, sum_BTE.sum((0, 1))
 
 
 def log_total_shape(batch: int, num_heads: int, num_tokens: int) -> tuple[int, ...]:
@@ -167,39 +168,26 @@ def _attend_backward_tiled(
     grad_mixed_at += picture * (N * D) + head * d
     log_total_at += tl.program_id(0).to(tl.int64) * N
     mean_at += tl.program_id(0).to(tl.int64) * N
-    sum_at += picture * (3 * D) + head * d + tl.arange(0, d)
+    tiles: tl.constexpr = (N + tile - 1) // tile
+    sum_at += picture * (tiles * 3 * D) + head * d + tl.arange(0, d)
     whole: tl.constexpr = N // tile * tile
-    query_sum = tl.zeros([d], tl.float32)
     for first in range(0, whole, tile):
-        query_sum += _of_queries(
-            qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, tile, D, N, d, tile, rest
-        )  # fmt: skip
+        _of_queries(qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, sum_at, first, tile, D, N, d, tile, rest)
     if whole < N:
-        query_sum += _of_queries(
-            qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, whole, rest, D, N, d, tile, rest
-        )  # fmt: skip
-    tl.store(sum_at, query_sum)
+        _of_queries(qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, sum_at, whole, rest, D, N, d, tile, rest)
     tl.debug_barrier()  # other threads read the means
-    key_sum = tl.zeros([d], tl.float32)
-    value_sum = tl.zeros([d], tl.float32)
     for first in range(0, whole, tile):
-        keys, values = _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, tile, D, N, d, tile, rest)
-        key_sum += keys
-        value_sum += values
+        _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, sum_at, first, tile, D, N, d, tile, rest)
     if whole < N:
-        keys, values = _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, whole, rest, D, N, d, tile, rest)
-        key_sum += keys
-        value_sum += values
-    tl.store(sum_at + D, key_sum)
-    tl.store(sum_at + 2 * D, value_sum)
+        _of_keys(qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, sum_at, whole, rest, D, N, d, tile, rest)
 
 
 @triton.jit
 def _of_queries(
-    qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, rows: tl.constexpr,
+    qkv_at, mixed_at, log_total_at, grad_mixed_at, mean_at, grad_at, sum_at, first, rows: tl.constexpr,
     D: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of some queries, and the means over keys that those of the keys need; the gradient's sum."""
+    """The gradient of some queries and its sum, and the means over keys that those of the keys need."""
     query = _rows(qkv_at, first, rows, 3 * D, N, d)
     grad_mixed = _rows(grad_mixed_at, first, rows, D, N, d)
     mixed = _rows(mixed_at, first, rows, D, N, d)
@@ -216,15 +204,15 @@ def _of_queries(
         grad_query = tl.dot(grad_score, key, grad_query, input_precision="ieee")
     grad_query *= d**-0.5
     _write(grad_at, grad_query, first, rows, 3 * D, N, d)
-    return tl.sum(grad_query, 0)  # zero behind N, where no gradient comes to
+    tl.store(sum_at + first // tile * (3 * D), tl.sum(grad_query, 0))  # zero behind N, where no gradient comes to
 
 
 @triton.jit
 def _of_keys(
-    qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, first, rows: tl.constexpr,
+    qkv_at, log_total_at, grad_mixed_at, mean_at, grad_at, sum_at, first, rows: tl.constexpr,
     D: tl.constexpr, N: tl.constexpr, d: tl.constexpr, tile: tl.constexpr, rest: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of some keys and their values, and give their sums.
+    """The gradients of some keys and their values, and their sums.
 
     Scores have a row per key, as products with their gradients want them.
     """
@@ -246,7 +234,9 @@ def _of_keys(
     _write(grad_at + D, grad_key, first, rows, 3 * D, N, d)
     _write(grad_at + 2 * D, grad_value, first, rows, 3 * D, N, d)
     exists = first + tl.arange(0, rows)[:, None] < N
-    return tl.sum(tl.where(exists, grad_key, 0.0), 0), tl.sum(tl.where(exists, grad_value, 0.0), 0)
+    sum_at += first // tile * (3 * D)
+    tl.store(sum_at + D, tl.sum(tl.where(exists, grad_key, 0.0), 0))
+    tl.store(sum_at + 2 * D, tl.sum(tl.where(exists, grad_value, 0.0), 0))
 
 
 @triton.jit
