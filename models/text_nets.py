@@ -1,6 +1,9 @@
 """Networks of transformers: how an encoder's is configured and built, and those that an objective trains beside it."""
 
 import copy
+from collections.abc import Callable
+from functools import wraps
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +17,7 @@ from transformers import (
     ModernBertModel,
     PretrainedConfig,
     PreTrainedModel,
+    masking_utils,
 )
 
 from datamodules.spec import DataSpec
@@ -151,11 +155,28 @@ def make_generator(net: PreTrainedModel, width_ratio: float, embeddings: nn.Modu
 
 
 def stop_guessing(net: PreTrainedModel) -> None:
-    """No more looking for padding where no mask is given: rows say what is padding, and a GPU waits at every such look."""
+    """No more looking, where no mask is given, for padding, or for positions that begin anew: a GPU waits at every such look.
+
+    Rows say what is padding, and masks which documents are kept apart.
+    """
     net.warn_if_padding_and_no_attention_mask = _look_away
+    net.forward = MethodType(_without_a_look(type(net).forward), net)
 
 
-def _look_away(input_ids: Tensor, attention_mask: Tensor | None) -> None:
+def _without_a_look(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def told(self: PreTrainedModel, *arguments: Any, **settings: Any) -> Any:
+        look = masking_utils.find_packed_sequence_indices
+        masking_utils.find_packed_sequence_indices = _look_away  # while this network asks: others may want to know
+        try:
+            return forward(self, *arguments, **settings)
+        finally:
+            masking_utils.find_packed_sequence_indices = look
+
+    return told
+
+
+def _look_away(*_: Tensor | None) -> None:
     pass
 
 

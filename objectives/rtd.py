@@ -30,6 +30,7 @@ from objectives.token_head import TokenHead
 from objectives.token_noise import Noise, choose_tokens, hide, noise_count
 
 SHARINGS = ("full", "disentangled")
+UNUSED = -100  # the target of a place that no noise has taken
 
 
 class ReplacedTokenDetection(Objective):
@@ -87,7 +88,8 @@ class ReplacedTokenDetection(Objective):
         logits_BKV = self.generate(batch, seen_BL, noise)
         target_BK = ids_BL.gather(1, noise.place_BK)
         used_BK, num_targets = noise.used_BK, noise.used_BK.sum()
-        nats = F.cross_entropy(logits_BKV[used_BK], target_BK[used_BK], reduction="sum")
+        asked_BK = target_BK.masked_fill(~used_BK, UNUSED)  # a GPU would wait to hear how many there are
+        nats = F.cross_entropy(logits_BKV.flatten(0, 1), asked_BK.flatten(), ignore_index=UNUSED, reduction="sum")
         generator_loss = mean_over_targets(nats, num_targets)
 
         sampled_BK = pick(logits_BKV.detach() / self.temperature, draw.uniform("sample", noise.place_BK.shape[1]))

@@ -17,10 +17,9 @@ from models.encoder import Encoder
 from objectives.collapse import feature_std
 from objectives.draw import Draw
 from objectives.objective import Objective
-from training.pretraining import Pretraining
+from training.pretraining import LOGGED_EVERY, Pretraining
 from training.progress import passes
 
-SCALARS_EVERY = 10  # steps
 PICTURES = 8  # samples shown
 FEWEST = 96  # pictures of which a probe still says something
 
@@ -90,7 +89,7 @@ class Monitors(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Pretraining, *_: Any) -> None:
         course, step_flops = module.course, self.sample_flops * module.batch_size
-        if trainer.is_global_zero and (course.step % SCALARS_EVERY == 0 or course.finished):
+        if trainer.is_global_zero and (course.step % LOGGED_EVERY == 0 or course.finished):
             report = {name: float(value) for name, value in module.report.items()}
             spent = {"flops": step_flops * course.step, "seconds": module.watch.seconds}
             trainer.logger.log_metrics({"loss": module.loss.item(), "lr": module.lr} | spent | report, course.step)

@@ -19,6 +19,8 @@ from training.course import Course, Stopwatch
 from training.optimization import Optimization
 from training.ranks import mean_over_ranks, sum_over_ranks
 
+LOGGED_EVERY = 10  # steps
+
 
 class Pretraining(L.LightningModule):
     """Trains an objective until its budget is spent.
@@ -81,9 +83,14 @@ class Pretraining(L.LightningModule):
         self.report = dict(zip(names, values, strict=True))
         if self.global_step == 0:
             self.first_loss = self.loss
-        if self.loss.device.type == "cpu" or self.global_step % 10 == 0:  # reading a GPU's loss waits for it
+        if self.loss.device.type == "cpu":
             self.stop_if_not_finite()
         return outcomes[-1].loss / len(parts)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        # reading a GPU's loss waits for it: when it is logged, which callbacks do before this, one has waited already
+        if self.loss.device.type != "cpu" and self.course.step % LOGGED_EVERY == 0:
+            self.stop_if_not_finite()
 
     def _forward(self, batch: Batch, part: int) -> Outcome:
         # dropout and stochastic depth too are functions of (seed, rank, step): a resumed run needs no generator state

@@ -11,9 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from training.pretraining import Pretraining
-
-EVERY = 10  # steps
+from training.pretraining import LOGGED_EVERY, Pretraining
 
 # TFLOP/s of dense matrix products (data sheets that count sparsity are halved): with 16-bit inputs, and in plain float32.
 # The first name of which all words are in the device's own decides, so longer names stand first.
@@ -98,7 +96,7 @@ class Throughput(L.Callback):
             self.window = Window(began=seconds)
         else:
             self.window.steps += 1
-            if course.step % EVERY == 0 or course.finished:
+            if course.step % LOGGED_EVERY == 0 or course.finished:
                 self._log(trainer, module, seconds)
         self._ended = time.perf_counter()
 
