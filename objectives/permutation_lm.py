@@ -59,7 +59,8 @@ class PermutationLanguageModel(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         targets = self.choose(batch["ids"], draw)
-        nats, correct, num_targets = self.predict(batch, targets, torch.arange(targets.place_BK.shape[1]))
+        rank_K = torch.arange(targets.place_BK.shape[1], device=targets.place_BK.device)
+        nats, correct, num_targets = self.predict(batch, targets, rank_K)
         return Outcome(mean_over_targets(nats, num_targets), {"accuracy": share(correct, num_targets)})
 
     def choose(self, ids_BL: Tensor, draw: Draw) -> Noise:

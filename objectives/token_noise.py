@@ -75,10 +75,15 @@ def choose_words(draw: Draw, candidate_BL: Tensor, begins_BL: Tensor, count_B: T
 
 def span_lengths(draw: Draw, num_spans: int, p: float, longest: int) -> Tensor:
     """(B, num_spans) lengths in words: P(l) ∝ p (1 - p)^(l - 1) for l up to `longest` (Joshi et al. 2020, section 3.1)."""
-    share = p * (1 - p) ** torch.arange(longest, dtype=torch.float64)
-    upper = (share / share.sum()).cumsum(0)[:-1].float()
     uniform = draw.uniform("span_length", num_spans)
-    return 1 + torch.bucketize(uniform, upper.to(uniform.device), right=True)
+    return 1 + torch.bucketize(uniform, _length_bounds(p, longest, uniform.device), right=True)
+
+
+@cache  # as `_counts`
+def _length_bounds(p: float, longest: int, device: torch.device) -> Tensor:
+    """Up to which uniform numbers a span is 1, 2, ... words long."""
+    share = p * (1 - p) ** torch.arange(longest, dtype=torch.float64)
+    return (share / share.sum()).cumsum(0)[:-1].float().to(device)
 
 
 def choose_spans(
