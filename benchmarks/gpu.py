@@ -103,7 +103,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", help=f"any of {', '.join(CASES)}; by default all")
     parser.add_argument("--batch", type=int, help="samples a step instead of the cases' own")
-    parser.add_argument("--seconds", type=float, default=4.0, help="that are timed of each side")
+    parser.add_argument("--seconds", type=float, default=3.0, help="that are timed of each side")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--wide-stream", action="store_true", help="trainer.half_stream=false, as by default")
     parser.add_argument("--toy", action="store_true", help="at toy size on the CPU")

@@ -303,7 +303,7 @@ def test_the_table_beside_open_clip_has_paired_differences():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("script", ["run", "overhead", "growth"])
+@pytest.mark.parametrize("script", ["run", *(pytest.param(name, marks=pytest.mark.long) for name in ("overhead", "growth"))])
 def test_ctrl_c_is_answered_in_one_line_and_leaves_no_process(script):
     words = ["batch"] if script == "growth" else ["mlm"]
     program = [sys.executable, f"benchmarks/{script}.py", *words, "--toy"]
@@ -339,6 +339,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_side_ends_its_loaders_workers_and_leaves_nothing_shared(tmp_path):
     (tmp_path / "loader.py").write_text(LOADER)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

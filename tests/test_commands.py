@@ -124,8 +124,9 @@ def test_transfer_of_a_run_of_a_checkpoint_file_and_of_nothing_then_the_table(sw
 @pytest.mark.parametrize(
     ("objective", "models", "more"),
     [
-        ("mae", "vit_t,vit_s,vit_b,vit_l", ["model.depth=1"]),
-        ("simclr", "resnet18,resnet50", []),
+        ("mae", "vit_t", ["model.depth=1"]),
+        pytest.param("mae", "vit_s,vit_b,vit_l", ["model.depth=1"], marks=pytest.mark.long),
+        pytest.param("simclr", "resnet18,resnet50", [], marks=pytest.mark.long),
         ("supervised", "timm", ["model.name=convnext_atto"]),
     ],
 )

@@ -65,7 +65,10 @@ def uninterrupted(request, tmp_path_factory, pictures) -> tuple[str, Path]:
     return request.param, cwd / "run"
 
 
-@pytest.mark.parametrize(("ending", "step"), [(signal.SIGKILL, 5), (signal.SIGTERM, 6), (signal.SIGINT, 8)])
+@pytest.mark.parametrize(
+    ("ending", "step"),
+    [(signal.SIGKILL, 5), pytest.param(signal.SIGTERM, 6, marks=pytest.mark.long), (signal.SIGINT, 8)],
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(uninterrupted, here, tmp_path, pictures, ending, step):
     objective, whole = uninterrupted
     process = begin(tmp_path, *settings(objective, pictures), "hydra.run.dir=run")

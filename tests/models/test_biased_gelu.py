@@ -29,7 +29,7 @@ SHAPES = [(1, 1), (5, 64), (37, 300), (130, 520)]  # rows and columns: less than
 def compare_all() -> None:
     from models.gelu_kernel import gelu, gelu_backward
 
-    for kind, shape, dtype in product(FORMULAS, SHAPES, (torch.float32, torch.bfloat16)):
+    for kind, (shape, dtype) in product(FORMULAS, [*((shape, torch.float32) for shape in SHAPES), (SHAPES[1], torch.bfloat16)]):
         pre, bias, grad = inputs(shape, dtype)
         compare(kind, gelu(pre, bias, kind), *gelu_backward(pre, bias, grad, kind), pre, bias, grad)
     far = torch.tensor([[-300.0, -20.0, -6.0, 0.0, 6.0, 20.0, 300.0]])

@@ -174,6 +174,7 @@ assert torch.equal(mask.to_dense()[0, 0].repeat_interleave(128, 0).repeat_interl
 """
 
 
+@pytest.mark.long
 def test_flex_attention_agrees():
     """In a process of its own: one that made its masks and then gradients cannot fork any more, which other tests do."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}

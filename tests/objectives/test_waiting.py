@@ -34,6 +34,7 @@ WORKS = {
     "span": Work("span", "bert_mini", **TEXT),
     "vicreg": Work("vicreg", "resnet18", **IMAGE),
 }
+ALIKE = ("causal_lm of llama", "mlm of ModernBERT", "moco_v3", "vicreg")
 ASKING = {
     "aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero", "aten::masked_select", "aten::_unique2",
     "aten::unique_dim", "aten::repeat_interleave.Tensor", "aten::lift_fresh",  # the last is torch.tensor's
@@ -77,7 +78,7 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(linear_cross_entropy, "has_triton", lambda device: False)
 
 
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in ALIKE else name for name in WORKS])
 def test_a_step_asks_nothing_that_a_gpu_would_wait_for(name):
     objective = WORKS[name].build()
     batch = WORKS[name].batches(objective).batch(0)
@@ -88,7 +89,7 @@ def test_a_step_asks_nothing_that_a_gpu_would_wait_for(name):
     assert questions.asked == []
 
 
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in ALIKE else name for name in WORKS])
 def test_a_forward_pass_copies_nothing_to_a_gpu(name):
     objective = WORKS[name].build()
     batch = WORKS[name].batches(objective).batch(0)

@@ -25,6 +25,9 @@ WORKS = {
 }
 
 
+SLOW = ("pair", "resnet")  # in bf16 on a CPU that has none
+
+
 @pytest.fixture(autouse=True)
 def nothing_stays_compiled():
     with as_written():
@@ -78,7 +81,7 @@ def test_blocks_of_many_shapes_are_all_compiled(monkeypatch):
     assert len(graphs) >= len(shapes)
 
 
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in SLOW else name for name in WORKS])
 def test_a_half_stream_passes_between_blocks_and_changes_rounding_alone(name):
     objective, batch = ready(name)
     expected = loss_of(objective, batch)
