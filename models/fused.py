@@ -1,4 +1,4 @@
-"""Chains of small operations on pixels: as written each is a pass over memory of its own; where a run is compiled, all are one.
+"""Chains of small operations on pixels: as written each is a pass over memory of its own, and a compiler joins them.
 
 `training.arrangement` says when, for the whole process.
 """

@@ -12,7 +12,7 @@ def operation(kernel: Callable[..., Any]) -> torch._ops.OpOverload:
     """Register a typed function of tensors, on any device, under its name.
 
     What it returns must share no memory with what it is given.
-    `torch.library.custom_op` does the same and looks, at every call, whether that is true: a third more of the host's time.
+    `torch.library.custom_op` does the same and looks, at every call, whether that is true, which costs the host time.
     """
     name = kernel.__name__
     torch.library.define(f"{NAMESPACE}::{name}", torch.library.infer_schema(kernel, mutates_args=()))

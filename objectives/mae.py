@@ -126,7 +126,7 @@ class MaskedAutoencoder(Objective):
 
     def target(self, images: Tensor, hidden_BM: Tensor) -> Tensor:
         """(B, M, X): the pixels of the hidden patches, each normalised by its mean and unbiased variance if asked."""
-        return patches(images, hidden_BM, self.encoder.patch_size, self.normalise_target)
+        return pixels_at(images, hidden_BM, self.encoder.patch_size, self.normalise_target)
 
     @torch.no_grad()
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ def _xavier(module: nn.Module) -> None:
 
 
 @fused
-def patches(images: Tensor, hidden_BM: Tensor, patch: int, normalise: bool) -> Tensor:
+def pixels_at(images: Tensor, hidden_BM: Tensor, patch: int, normalise: bool) -> Tensor:
     """(B, M, X): some patches of pictures, each by its own mean and unbiased variance if asked."""
     pixels_BMX = take(patchify(images, patch), hidden_BM)
     if not normalise:

@@ -104,7 +104,7 @@ def jitter_by_rows(images: Tensor, parameter_B4: Tensor, order_B4: Tensor) -> Te
 def jitter_all(images: Tensor, parameter_B4: Tensor, order_B4: Tensor) -> Tensor:
     """The same, each change made of all samples, of which those take it whose turn it is.
 
-    Four times the arithmetic, of which one kernel makes a pass over memory; and no question that a GPU would wait at.
+    Four times the arithmetic, which a compiler joins into few passes over memory; and no question that a GPU would wait at.
     """
     for place in range(len(CHANGES)):
         before = images

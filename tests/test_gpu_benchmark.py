@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -113,8 +114,10 @@ def test_clock_and_power_are_what_nvidia_smi_says_while_a_gpu_works(lines, monke
     assert power == {}
 
 
-def test_lasting_products_are_slower_than_none_at_all():
-    assert 0 < gpu_kernels.lasting_matmul_flops(side=16, seconds=0.02, device="cpu") < 1e13
+def test_lasting_products_are_counted_in_the_second_half(monkeypatch):
+    monkeypatch.setattr(gpu_kernels.time, "perf_counter", count().__next__)  # a second passes at each look
+    # after 1, 2 and 3 of four seconds there is time for eight more, and the last look comes at the fifth
+    assert gpu_kernels.lasting_matmul_flops(side=16, seconds=8.0, device="cpu") == 2 * 16**3 * 24 / 5
 
 
 def test_gpu_records_of_another_day_are_dropped_and_both_tables_printed(monkeypatch, tmp_path, capsys):

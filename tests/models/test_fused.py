@@ -11,7 +11,7 @@ from models.fused import as_written, chains_compiled, compile_chains
 from models.timm_encoder import normalised
 from objectives import photometry
 from objectives.draw import Draw
-from objectives.mae import patches, squared_error
+from objectives.mae import pixels_at, squared_error
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def chains(bytes_BCHW: Tensor) -> list[tuple]:
     return [
         (normalised, bytes_BCHW, mean, std),
         (normalised, images, mean, std),
-        (patches, images, hidden, 4, True),
-        (patches, images, hidden, 4, False),
+        (pixels_at, images, hidden, 4, True),
+        (pixels_at, images, hidden, 4, False),
         (photometry.floats, bytes_BCHW),
         (photometry.some_grey, images, chosen),
         (photometry.some_solarised, images, chosen),

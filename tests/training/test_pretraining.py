@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from models.fused import chains_compiled, compile_chains
-from training.pretraining import seed_generators
+from training.pretraining import LOGGED_EVERY, Pretraining, seed_generators
 from training.trainer import fit
 
 
@@ -27,3 +27,16 @@ def test_what_a_training_compiles_is_as_written_when_it_is_over():
     fit(trainer, None, [])
     assert during == [True]
     assert not chains_compiled()
+
+
+def test_a_gpus_loss_is_looked_at_where_it_is_logged_and_a_cpus_before():
+    looked = []
+    for device in ("cuda", "cpu"):
+        for step in range(1, 2 * LOGGED_EVERY + 1):
+            module = SimpleNamespace(
+                loss=SimpleNamespace(device=torch.device(device)),
+                course=SimpleNamespace(step=step),
+                stop_if_not_finite=lambda at=(device, step): looked.append(at),
+            )
+            Pretraining.on_train_batch_end(module)
+    assert looked == [("cuda", LOGGED_EVERY), ("cuda", 2 * LOGGED_EVERY)]
