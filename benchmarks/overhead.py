@@ -31,6 +31,7 @@ from benchmarks.sides import ours
 from benchmarks.works import Batches, Work
 from errors import nearest
 from reports.markdown import plain_table
+from training.trainer import resolve_precision
 
 CASES = tuple(name for name in TRAINED if name != "data")  # which trains nothing
 UPDATES = ("_fused_adamw_", "_fused_sgd_")
@@ -69,13 +70,13 @@ def ours_in_parts(gate: Gate, work: Work, precision: str) -> None:
         ours(timed, work, precision)
 
 
-def measured(name: str, seconds: float, toy: bool) -> dict[str, float]:
+def measured(name: str, precision: str, seconds: float, toy: bool) -> dict[str, float]:
     """Seconds of a step and, of all its parts and of the rest, the shares.
 
     Raises:
         SideFailed: the training ended by itself.
     """
-    process = SideProcess(name, ours_in_parts, (case_named(name).at("fp32", toy), "fp32"))
+    process = SideProcess(name, ours_in_parts, (case_named(name).at(precision, toy), precision))
     try:
         process.run(WARM)
         steps = 1 if toy else steps_in(seconds, process)
@@ -107,13 +108,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each case, at least one step")
     chosen = cases_asked(parser)
-    rows = []
+    precision, rows = resolve_precision("auto", "cpu"), []
     for name in watched_cases(chosen.case):
         try:
-            found = measured(name, chosen.seconds, chosen.toy)
+            found = measured(name, precision, chosen.seconds, chosen.toy)
         except SideFailed as error:
             parser.error(str(error))
-        rows.append([name, f"{found.pop('step'):.3g}", *(f"{share:.1%}" for share in found.values())])
+        rows.append([f"{name}, {precision}", f"{found.pop('step'):.3g}", *(f"{share:.1%}" for share in found.values())])
     print(plain_table(("case", "seconds a step", *PARTS, "the rest"), rows))
     return 0
 

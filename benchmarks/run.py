@@ -1,7 +1,7 @@
 """This project beside the tools that a user would pick instead: the same model, optimiser, batch, precision and data.
 
-Each side runs in a process of its own and they take turns of a few seconds, in an order that changes; ratios are taken
-within a round. Peak memory is that of the whole process, with the same libraries loaded on both sides.
+Each side runs in a process of its own and they take turns of two seconds, ours and the bare loop twice a round; ratios are
+taken within a round. Peak memory is that of the whole process, with the same libraries loaded on both sides.
 
     python benchmarks/run.py                         # everything; at most 25 minutes on two cores
     python benchmarks/run.py mlm mae --peer huggingface --precision bf16 --rounds 7
@@ -11,6 +11,7 @@ within a round. Peak memory is that of the whole process, with the same librarie
 import argparse
 import datetime
 import importlib
+import statistics
 import sys
 import tempfile
 import time
@@ -57,11 +58,13 @@ def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, k
         facts = {side: process.run(1) for side, process in started.items()}
         waited, training = facts["ours"].get("waited"), 0.0
         for round_ in range(chosen.rounds):
-            order = list(started.items())
-            for side, process in order if round_ % 2 else reversed(order):
-                facts[side] = process.run(steps[side])
-                rates[side].append(work.units_a_step * steps[side] / facts[side]["seconds"])
-            training += facts["ours"]["seconds"]
+            seconds: dict[str, list[float]] = {side: [] for side in sides}
+            for side in turns(list(peers), backwards=round_ % 2 == 1):
+                facts[side] = started[side].run(steps[side])
+                seconds[side].append(facts[side]["seconds"])
+            for side, took in seconds.items():
+                rates[side].append(work.units_a_step * steps[side] / statistics.mean(took))
+            training += sum(seconds["ours"])
     return {
         "case": name,
         "work": work.described(),
@@ -80,6 +83,17 @@ def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, k
             for peer, entry in peers.items()
         },
     }
+
+
+def turns(rivals: list[str], backwards: bool) -> list[str]:
+    """The sides of a round in their order: ours and the bare loop both before the peers and after them.
+
+    So a machine that slows down steadily favours neither of the two, between which the least difference is asked for, nor a
+    single peer; two peers change places when the round goes backwards.
+    """
+    near = ["ours", *(rival for rival in rivals if rival == "bare")]
+    peers = [rival for rival in rivals if rival != "bare"]
+    return [*near, *(reversed(peers) if backwards else peers), *reversed(near)]
 
 
 def steps_in(seconds: float, process: SideProcess) -> int:
@@ -133,7 +147,7 @@ def main() -> int:
         "--precision", default="auto", help="auto (bf16 where the hardware has it; all in a table), fp32 or bf16"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each side in each round, at least one step")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least one step")
     parser.add_argument("--toy", action="store_true", help="at toy size: shows that it runs, measures nothing")
     parser.add_argument("--shards", help="for the case data: brace pattern or glob of .tar with .jpg and .json members")
     parser.add_argument("--results", type=Path, help="folder of the records; by default benchmarks/results")

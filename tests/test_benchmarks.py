@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,17 @@ RECORD = {
 
 def test_ratios_are_taken_within_rounds():
     assert ratio(RECORD["rates"]["ours"], RECORD["rates"]["hf"]) == (3.0, 1.5, 3.0)
+
+
+def test_a_steady_drift_favours_no_side_of_a_comparison():
+    rivals = ["huggingface", "lightly", "bare"]
+    rounds = [run.turns(rivals, backwards) for backwards in (False, True)]
+    for order in rounds:
+        half = (len(order) - 1) / 2
+        assert all(mean(place for place, side in enumerate(order) if side == near) == half for near in ("ours", "bare"))
+    both = [side for order in rounds for side in order]
+    assert len({mean(place for place, side in enumerate(both) if side == rival) for rival in ("ours", *rivals)}) == 1
+    assert run.turns(["webdataset"], backwards=False) == ["ours", "webdataset", "ours"]
 
 
 @pytest.mark.parametrize(("name", "precision"), [("mlm", "fp32"), ("clip", "bf16")])
