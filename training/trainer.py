@@ -21,7 +21,7 @@ from models.encoder import Encoder
 from models.fused import as_written
 from objectives.objective import Batch
 from training.ahead import Ahead
-from training.allocator import keep_freed_memory
+from training.allocator import give_back_holes, keep_freed_memory
 from training.checkpoint_files import PlainFiles
 from training.course import Course
 from training.ranks import Ranks
@@ -98,11 +98,17 @@ def fit(trainer: L.Trainer, module: L.LightningModule, loader: Iterable[Batch], 
 
 
 class _Begun(L.Callback):
-    """Knows whether all of a checkpoint has been taken over: the optimiser looks at its part in the first step only."""
+    """Knows whether the first step is done.
+
+    By then all of a checkpoint has been taken over, of which the optimiser looks at its part in that step only, and all that
+    stays in memory is there.
+    """
 
     begun = False
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        if not self.begun and module.device.type == "cpu":
+            give_back_holes()
         self.begun = True
 
 
