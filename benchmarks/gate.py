@@ -5,6 +5,7 @@ peak memory of a process is that of its side.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -150,6 +151,7 @@ def _take_turns(connection: Connection, side: Side, arguments: Sequence[Any]) ->
         try:
             with contextlib.suppress(Ended):
                 side(Turns(connection), *arguments)
+            gc.collect()  # what a loader shares with its workers lies in cycles
         except BaseException:
             traceback.print_exc()
             os._exit(1)
