@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import fewest_seconds
+from errors import BadInput
 from reports.markdown import plain_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -110,6 +111,18 @@ def write(record: Record, folder: Path = RESULTS) -> Path:
 
 
 def read_all(folder: Path = RESULTS) -> list[Record]:
-    """The records of `run.py` in a folder."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return [record for record in records if "case" in record]
+    """The records of `run.py` in a folder.
+
+    Raises:
+        BadInput: there are none, or one is no JSON.
+    """
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise BadInput(f"the record '{path}' is cut or damaged ({error}); measure it again, or delete it") from error
+    found = [record for record in records if "case" in record]
+    if not found:
+        raise BadInput(f"there are no records in '{folder}'; python benchmarks/run.py --results {folder} makes some")
+    return found

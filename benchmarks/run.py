@@ -29,7 +29,7 @@ from benchmarks.cases.case import Case
 from benchmarks.cases.startup import HELP_TARGET, STEP_TARGET, help_seconds, objectives, step_seconds
 from benchmarks.gate import SideFailed, SideProcess, processes, until_stopped
 from benchmarks.record import FIRST_STEP, HEADER, RESULTS, Record, markdown, read_all, rows, write
-from errors import nearest
+from errors import BadInput, nearest
 from models.attention import has_bf16
 from training.trainer import resolve_precision
 
@@ -158,12 +158,20 @@ def main() -> int:
     folder = chosen.results or (Path(tempfile.mkdtemp()) if chosen.toy else RESULTS)
     if chosen.table:
         asked = chosen.precision
-        print(markdown([found for found in read_all(folder) if asked in ("auto", found.get("precision", asked))]))
+        try:
+            records = read_all(folder)
+        except BadInput as error:
+            parser.error(str(error))
+        print(markdown([found for found in records if asked in ("auto", found.get("precision", asked))]))
         return 0
     names = chosen.case or [*TRAINED, "startup"]
     for name in names:
         if name not in (*TRAINED, "startup"):
             parser.error(f"there is no case '{name}'; {nearest(name, [*TRAINED, 'startup'])}")
+    for peer in chosen.peer or []:
+        there = {rival for name in names if name != "startup" for rival in case_named(name).rivals()}
+        if peer not in there:
+            parser.error(f"there is no peer '{peer}' of {', '.join(names)}; {nearest(peer, sorted(there))}")
     precision = resolve_precision(chosen.precision, "cpu")
     known = machine.described(rates=not chosen.toy)
     print(announced(known, precision, chosen.precision), flush=True)

@@ -210,6 +210,26 @@ def test_a_mistyped_case_is_named_with_its_neighbours(monkeypatch, capsys):
     assert "did you mean mlm" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["mae", "--peer", "hugingface"], "did you mean huggingface?"),
+        (["--table", "--results", "EMPTY"], "there are no records in"),
+        (["--table", "--results", "CUT"], "is cut or damaged"),
+    ],
+)
+def test_what_cannot_be_compared_or_read_is_answered_in_one_line(monkeypatch, capsys, tmp_path, words, answer):
+    folders = {"EMPTY": tmp_path / "empty", "CUT": tmp_path / "cut"}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["CUT"] / "mlm-bf16.json").write_text('{"case": "ml')
+    monkeypatch.setattr(sys, "argv", ["run.py", *(str(folders.get(word, word)) for word in words)])
+    with pytest.raises(SystemExit) as ending:
+        run.main()
+    assert ending.value.code == 2
+    assert answer in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_neighbours_of_words_are_those_of_a_brute_force_search():
     from conftest import PIECES, text_spec
 
