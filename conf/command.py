@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conf import CONF
+from conf.collector import collect_rarely
 from errors import BadInput, Elsewhere, RunStopped, nearest
 
 BRACES = re.compile(r"(?<!\$)\{[^{}$:]*(\.\.|,)[^{}:]*\}")  # {00..04} or {a,b}, no dictionary and no interpolation
@@ -27,6 +28,7 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
     @functools.wraps(main)
     def run() -> None:
         end_with_parent()
+        collect_rarely()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that the line below is ours
         sys.argv[1:] = settle_late([quoted(word) for word in sys.argv[1:]])
         try:

@@ -4,18 +4,22 @@ Colour changes are in `photometry.py`: they work on whole batches, on the traini
 """
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL.Image import Image, Resampling, Transpose
 from torch import Tensor
 
+from datamodules.samples import pixels
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
 from objectives.draw import Draw
 
+QUARTERS = (None, Transpose.ROTATE_90, Transpose.ROTATE_180, Transpose.ROTATE_270)  # counterclockwise
+MOST_THREADS = 4  # that crop: a quarter of a small crop's time is Python's, which one of them has at a time
 ATTEMPTS = 10  # as torchvision: then fall back to the largest centred crop that has an allowed ratio
 
 
@@ -57,18 +61,32 @@ class Crops:
         noise = draw.uniform(f"{self.name}crop", self.num, 4 * ATTEMPTS).tolist()
         flips = (draw.uniform(f"{self.name}flip", self.num) < self.flip).tolist()
         turns = draw.integers(f"{self.name}turn", 4, self.num).tolist() if self.quarter_turns else [[0] * self.num] * len(noise)
-        return torch.stack(
-            [
-                torch.stack([self._crop(picture, *choice) for choice in zip(n, f, t, strict=True)])
-                for picture, n, f, t in zip(pictures, noise, flips, turns, strict=True)
-            ]
-        )
+        choices = [
+            (picture, *choice)
+            for picture, *of_picture in zip(pictures, noise, flips, turns, strict=True)
+            for choice in zip(*of_picture, strict=True)
+        ]
+        views = in_threads(self._crop, choices)
+        return pixels(views).unflatten(0, (len(pictures), self.num))
 
-    def _crop(self, picture: Image, noise: list[float], flipped: bool, turns: int) -> Tensor:
+    def _crop(self, picture: Image, noise: list[float], flipped: bool, turns: int) -> Image:
         box = crop_box(picture.width, picture.height, noise, self.scale, self.ratio)
         view = picture.resize((self.size, self.size), Resampling.BICUBIC, box=box)
-        array = np.rot90(view.transpose(Transpose.FLIP_LEFT_RIGHT) if flipped else view, turns)
-        return torch.from_numpy((array[None] if array.ndim == 2 else array.transpose(2, 0, 1)).copy())
+        if flipped:
+            view = view.transpose(Transpose.FLIP_LEFT_RIGHT)
+        return view.transpose(QUARTERS[turns]) if turns else view
+
+
+def in_threads(crop: Callable[..., Image], choices: list[tuple]) -> list[Image]:
+    """[crop(*choice) for choice in choices], by as many threads as PyTorch may use here: one in a data worker.
+
+    Pillow resizes without the interpreter's lock, and no step computes while the training process itself makes a batch.
+    """
+    size = -(-len(choices) // min(torch.get_num_threads(), MOST_THREADS))
+    parts = [choices[first : first + size] for first in range(0, len(choices), size)]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        done = threads.map(lambda part: [crop(*choice) for choice in part], parts)
+        return [view for part in done for view in part]
 
 
 def view_side(name: str, side: int | None, encoder: Encoder, spec: DataSpec) -> int:

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
+from conf.collector import collect_as_usual
 from errors import BadInput, nearest
 from models.attention import choose_attention, has_bf16, has_triton, kernels_used, set_attention
 from models.biased_gelu import fuse_gelu
@@ -122,7 +123,7 @@ def _strategy(settings: dict[str, Any], ranks: Ranks) -> Strategy | str:
 
 
 def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
-    """Set the kernels of attention and, on a GPU, of GELU inside a module, on a CPU the allocator of the process.
+    """Set the kernels of attention and, on a GPU, of GELU inside a module, Python's collector and on a CPU the allocator.
 
     Returns what every `auto` became, for log and result.
 
@@ -132,6 +133,7 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
     for name in SWITCHES:
         if not isinstance(settings.get(name, False), bool):
             raise BadInput(f"trainer.{name} is true or false, not {settings[name]!r}")
+    collect_as_usual()
     device = device_type(settings["accelerator"])
     if device == "cpu":
         keep_freed_memory()

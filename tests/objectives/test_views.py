@@ -2,6 +2,7 @@
 
 import numpy as np
 import PIL.Image
+import pytest
 import torch
 from scipy import stats
 
@@ -59,6 +60,21 @@ def test_a_picture_gets_the_same_views_in_any_batch():
     pictures = [PIL.Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 40, 3), dtype=np.uint8)) for i in range(3)]
     batch = Crops(32, num=2)(pictures, 0, torch.tensor([4, 4, 5]), torch.tensor([7, 8, 9]))
     assert torch.equal(batch[2], view(Crops(32, num=2), pictures[2], 0, 5, 9))
+
+
+@pytest.mark.parametrize("num_pictures", [1, 7])
+def test_threads_change_nothing(num_pictures):
+    noise = np.random.default_rng(0).integers(0, 256, (num_pictures, 20, 30, 3), np.uint8)
+    pictures, index = [PIL.Image.fromarray(array) for array in noise], torch.arange(num_pictures)
+    crops, before, made = Crops(16, 2, quarter_turns=True), torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 3):
+            torch.set_num_threads(num_threads)
+            made.append(crops(pictures, 0, torch.zeros_like(index), index))
+    finally:
+        torch.set_num_threads(before)
+    assert made[0].shape == (num_pictures, 2, 3, 16, 16)
+    assert torch.equal(*made)
 
 
 def test_half_of_the_views_are_flipped():

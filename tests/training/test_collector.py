@@ -1,0 +1,29 @@
+"""A command looks for garbage rarely while it imports, as often as Python does when it trains."""
+
+import gc
+import sys
+
+from torch import nn
+
+from conf import collector
+from conf.command import command
+from models.encoder import Encoder
+from training.trainer import prepare_speed
+
+
+def test_a_command_collects_rarely_until_it_trains(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    thresholds = [gc.get_threshold()]
+
+    @command
+    def main() -> None:
+        thresholds.append(gc.get_threshold())
+        prepare_speed(nn.ModuleList([Encoder()]), {"accelerator": "cpu", "precision": "fp32", "attention": "auto"})
+        thresholds.append(gc.get_threshold())
+
+    try:
+        main()
+    finally:
+        gc.set_threshold(*thresholds[0])
+    assert thresholds[1][0] == collector.OBJECTS > 10 * thresholds[0][0]
+    assert thresholds[2] == thresholds[0]
