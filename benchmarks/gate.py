@@ -5,7 +5,6 @@ peak memory of a process is that of its side.
 """
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, set_start_method
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -84,10 +83,14 @@ class SideProcess:
     Args:
         name: for messages.
         side, arguments: what it does; they must be importable there.
+
+    Attributes:
+        told: what `run` returned last.
     """
 
     def __init__(self, name: str, side: Side, arguments: Sequence[Any]):
         self.name = name
+        self.told: dict[str, float] = {}
         self.connection, theirs = get_context("spawn").Pipe()
         self.process = get_context("spawn").Process(target=_take_turns, args=(theirs, side, arguments), daemon=False)
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who gives the orders
@@ -105,7 +108,8 @@ class SideProcess:
         """
         try:
             self.connection.send(num_steps)
-            return self.connection.recv()
+            self.told = self.connection.recv()
+            return self.told
         except (EOFError, OSError) as error:
             self.process.join()
             raise SideFailed(f"{self.name} ended with exit code {self.process.exitcode}") from error
@@ -144,6 +148,7 @@ def until_stopped(main: Callable[[], int | None]) -> int | None:
 
 
 def _take_turns(connection: Connection, side: Side, arguments: Sequence[Any]) -> None:
+    set_start_method(None, force=True)  # workers of a loader start as in a command, not as this process did
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)  # trainers report; the table is what is wanted
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -151,7 +156,6 @@ def _take_turns(connection: Connection, side: Side, arguments: Sequence[Any]) ->
         try:
             with contextlib.suppress(Ended):
                 side(Turns(connection), *arguments)
-            gc.collect()  # what a loader shares with its workers lies in cycles
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -55,16 +55,15 @@ def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, k
         for process in started.values():  # until all are warm, some are still importing
             process.run(WARM)
         steps = {side: steps_in(chosen.seconds, process) for side, process in started.items()}
-        facts = {side: process.run(1) for side, process in started.items()}
-        waited, training = facts["ours"].get("waited"), 0.0
+        waited, training = started["ours"].told.get("waited"), 0.0
         for round_ in range(chosen.rounds):
             seconds: dict[str, list[float]] = {side: [] for side in sides}
             for side in turns(list(peers), backwards=round_ % 2 == 1):
-                facts[side] = started[side].run(steps[side])
-                seconds[side].append(facts[side]["seconds"])
+                seconds[side].append(started[side].run(steps[side])["seconds"])
             for side, took in seconds.items():
                 rates[side].append(work.units_a_step * steps[side] / statistics.mean(took))
             training += sum(seconds["ours"])
+        facts = {side: process.told for side, process in started.items()}
     return {
         "case": name,
         "work": work.described(),

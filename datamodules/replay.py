@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.contract import Data
-from datamodules.loading import whole_batch, worker_settings
+from datamodules.loading import batch_loader
 from errors import BadInput
 
 ALIKE = ("modality", "image_size", "channels", "block_length")  # facts of data sets that share batches
@@ -77,7 +77,7 @@ class Replay:
         ]
         samples = Mixed(*(part.dataset for part in parts), self.new.spec.num_train, self._pad())
         order = Together(*(part.batch_sampler for part in parts), self.new.spec.num_train)
-        return DataLoader(samples, batch_sampler=order, collate_fn=whole_batch, **worker_settings(workers))
+        return batch_loader(samples, order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         """Of the new data."""

@@ -1,6 +1,7 @@
 """Benchmarks: both sides of a case do the same work, measured and counted as the table says."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -168,6 +169,16 @@ def test_a_side_takes_its_turns_in_its_own_process(capfd):
     with pytest.raises(SideFailed, match="side ended with exit code 1"):
         process.run(1)
     assert "deliberate" in capfd.readouterr().err
+
+
+def one_step(gate):
+    gate.step(method=multiprocessing.get_start_method())
+
+
+def test_the_workers_of_a_side_start_as_those_of_a_command():
+    process = SideProcess("side", one_step, ())
+    assert process.run(1)["method"] == multiprocessing.get_start_method() == process.told["method"]
+    process.stop()
 
 
 class Prefetched:
