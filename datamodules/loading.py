@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -83,3 +84,10 @@ def _prepare_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a tokenizer's threads do not survive a fork: it would wait forever
     for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the training process answers them
         signal.signal(number, signal.SIG_IGN)
+    Finalize(None, _leave_orphaned, args=(os.getppid(),), exitpriority=0)  # before queues wait for their readers
+
+
+def _leave_orphaned(parent: int) -> None:
+    """Of a killed training process nobody reads the batches, which its workers, who hold the pipe open, would wait for."""
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,7 +1,15 @@
 """Batches come out of workers as they went in, the small tensors by value."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
+from conftest import ROOT
+from processes import gone
 from torch.utils.data import Dataset
 
 from datamodules.loading import SMALL, batch_loader
@@ -37,3 +45,35 @@ def test_batches_are_what_the_samples_made(workers):
 def test_only_large_tensors_are_shared_between_processes():
     (batch,) = batch_loader(Made(), [[(0, 0)]], 1)
     assert {name for name, value in batch.items() if value.is_shared()} == {"views"}
+
+
+ORPHANS = """
+import os, signal, sys, time
+sys.path[:0] = ["tests", "tests/datamodules"]
+from test_loading import Full
+from datamodules.loading import batch_loader
+batches = iter(batch_loader(Full(), [[(0, i)] for i in range(100)], 2))
+next(batches)
+time.sleep(1)
+print(*(worker.pid for worker in batches._workers), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+class Full(Dataset):
+    """Batches of which a pipe holds not even one, all of it by value."""
+
+    def __getitems__(self, pairs):
+        return {name: torch.zeros(SMALL, dtype=torch.uint8) for name in "abcd"}
+
+
+def test_workers_of_a_killed_process_end():
+    with subprocess.Popen([sys.executable, "-c", ORPHANS], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        workers = [int(word) for word in process.stdout.readline().split()]
+        process.wait()
+    assert len(workers) == 2
+    ended = gone(workers, 20)  # they look every five seconds
+    for worker in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+    assert ended
