@@ -56,9 +56,10 @@ class MaskedAutoencoder(Objective):
     ):
         super().__init__(encoder)
         num_patches, patch = encoder.num_patches, encoder.patch_size
-        self.num_visible = int(num_patches * (1 - mask_ratio))
-        if not 0 < self.num_visible < num_patches:
-            raise BadInput(f"objective.mask_ratio={mask_ratio} leaves {self.num_visible} of {num_patches} patches visible")
+        visible = num_patches * (1 - mask_ratio)
+        if not 1 <= visible < num_patches:  # nor where it is no number
+            raise BadInput(f"objective.mask_ratio={mask_ratio} leaves {visible:g} of {num_patches} patches visible")
+        self.num_visible = int(visible)
         self.normalise_target, self.crop_scale, self.image_size = normalise_target, tuple(crop_scale), spec.image_size
         small = encoder.width < 512
         decoder_width = decoder_width or (encoder.width if small else 512)

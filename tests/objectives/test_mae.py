@@ -1,5 +1,7 @@
 """MAE: the masks by their statistics, the pixel bookkeeping by round trips."""
 
+import math
+
 import pytest
 import torch
 from conftest import image_batch
@@ -85,7 +87,7 @@ def test_pictures_show_the_visible_patches_as_they_are(mae):
     assert int(same.sum()) == 16
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0, 0.999])
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 0.999, math.nan])
 def test_a_mask_ratio_without_visible_or_hidden_patches_is_refused(vit, spec, ratio):
     with pytest.raises(BadInput, match="mask_ratio"):
         MaskedAutoencoder(vit, spec, mask_ratio=ratio)
