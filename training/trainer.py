@@ -1,6 +1,7 @@
 """From the config node `trainer` (speed, never science) to a Lightning Trainer, every `auto` resolved and printed."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,10 +13,11 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from conf.collector import collect_as_usual
-from errors import BadInput, nearest
+from errors import BadInput, RunStopped, nearest
 from models.attention import choose_attention, has_bf16, has_triton, kernels_used, set_attention
 from models.biased_gelu import fuse_gelu
 from models.encoder import Encoder
@@ -81,6 +83,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, loader: Iterable[Batch], 
     Raises:
         BadInput: something in the checkpoint is not what training goes on from.
         KeyboardInterrupt: before the first step; later `Checkpoints` answers the signal.
+        RunStopped: SIGTERM came before the first step.
     """
     begun = _Begun()
     trainer.callbacks.append(begun)
@@ -94,6 +97,8 @@ def fit(trainer: L.Trainer, module: L.LightningModule, loader: Iterable[Batch], 
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise BadInput(f"checkpoint '{resume_point}' cannot be gone on from: {reason}") from error
+    except SIGTERMException as ending:  # which Lightning took, before `Checkpoints` listened, and tells after the first step
+        raise RunStopped("stopped by SIGTERM as it began", 128 + signal.SIGTERM) from ending
     except SystemExit as ending:  # that is what Lightning makes of Ctrl-C, without a word
         raise ending.__context__ or ending from None
 
