@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.counter import sample_keys, scramble, shift_right
 from datamodules.images import ImageData
-from datamodules.loading import complete_loader, ordered_loader
+from datamodules.loading import batch_loader, complete_loader
 from datamodules.order import Order
 from datamodules.rows import ROUND, RowMaker, Texts
 from datamodules.samples import EvaluationView, Pictures, Reindexed, Samples
@@ -173,7 +173,7 @@ class ImageTextData:
         samples = Samples(part.pictures, self.spec.channels, view, seed, substitute=True)
         shard = part.pictures.shard
         order = Order(part.num, batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size, shard)
-        return ordered_loader(CaptionedSamples(samples, part.captions, self.rows, drawn=True), order, workers)
+        return batch_loader(CaptionedSamples(samples, part.captions, self.rows, drawn=True), order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         """Each picture of a split once, in order, evaluation view, with its first caption.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.loading import batches, complete_loader, ordered_loader
+from datamodules.loading import batch_loader, batches, complete_loader
 from datamodules.order import Order
 from datamodules.samples import EvaluationView, Pictures, Samples
 from datamodules.spec import DataSpec
@@ -77,7 +77,7 @@ class ImageData(Labelled):
         order = Order(
             pictures.num, batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size, pictures.shard
         )
-        return ordered_loader(samples, order, workers)
+        return batch_loader(samples, order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         """Each picture of a split once, in order, evaluation view, {"views": (B, 1, C, H, W) uint8, "label", "index"}.

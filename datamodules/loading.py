@@ -1,4 +1,4 @@
-"""Loaders over samples that make whole batches: in training order, or each sample once."""
+"""Loaders over samples that make whole batches: in a given order, or each sample once."""
 
 import os
 import signal
@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.order import Order
-
 EVALUATION_BATCH = 256
 SMALL = 2**16  # bytes of a tensor that are cheaper to copy than to share
 
 
-def ordered_loader(samples: Dataset, order: Order, workers: int) -> DataLoader:
-    """Training batches."""
-    return batch_loader(samples, order, workers)
+def batch_loader(samples: Dataset, order: Iterable[list[tuple[int, int]]], workers: int) -> DataLoader:
+    """`samples.__getitems__` turns each list of (epoch, index) of `order` into one whole batch, here or in a worker."""
+    return DataLoader(samples, batch_sampler=order, collate_fn=Sent if workers else dict, **_worker_settings(workers))
 
 
 def complete_loader(
@@ -43,16 +41,11 @@ def complete_loader(
     return batch_loader(samples, batches, workers)
 
 
-def batch_loader(samples: Dataset, order: Iterable[list[tuple[int, int]]], workers: int) -> DataLoader:
-    """`samples.__getitems__` turns each list of (epoch, index) into one whole batch, here or in a worker."""
-    return DataLoader(samples, batch_sampler=order, collate_fn=Sent if workers else dict, **_worker_settings(workers))
-
-
 class Sent(dict[str, Tensor]):
     """A batch of a worker, which the training process receives as a plain dictionary.
 
     PyTorch sends each tensor as an open file of shared memory, by a socket of its own. With the small ones among the pickled
-    bytes instead, two workers give 10 to 20 % more batches of 64 small pictures with captions.
+    bytes instead, two workers give an eighth more batches of 64 small pictures with captions (`benchmarks/run.py data`).
     """
 
     def __reduce__(self) -> tuple[Callable[..., dict[str, Tensor]], tuple[dict[str, Tensor | np.ndarray]]]:
@@ -88,6 +81,9 @@ def _prepare_worker(worker: int) -> None:
 
 
 def _leave_orphaned(parent: int) -> None:
-    """Of a killed training process nobody reads the batches, which its workers, who hold the pipe open, would wait for."""
+    """End at once where the training process was killed.
+
+    Python would wait until somebody has read the last batches. Nobody does, and the pipe stays open, for other workers hold it.
+    """
     if os.getppid() != parent:
         os._exit(1)

@@ -166,9 +166,7 @@ def pixels(pictures: list[Image]) -> Tensor:
 
 def to_channels(picture: Image, channels: int) -> Image:
     """RGB or grey, from palettes, 16 bits, CMYK and transparency (laid on white)."""
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    if picture.mode in ("LA", "PA"):
+    if picture.mode in ("LA", "PA") or (picture.mode == "P" and "transparency" in picture.info):
         picture = picture.convert("RGBA")
     if picture.mode == "RGBA":
         white = PIL.Image.new("RGB", picture.size, "white")

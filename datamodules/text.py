@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.blocks import Blocks
 from datamodules.corpus import Corpus, Document
-from datamodules.loading import EVALUATION_BATCH, complete_loader, ordered_loader
+from datamodules.loading import EVALUATION_BATCH, batch_loader, complete_loader
 from datamodules.order import Order
 from datamodules.spec import DataSpec
 from datamodules.text_task import TextTask
@@ -127,7 +127,7 @@ class TextData:
         """
         blocks = self.splits["train"]
         order = Order(blocks.num, batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size)
-        return ordered_loader(blocks if view is None else view(blocks, seed), order, workers)
+        return batch_loader(blocks if view is None else view(blocks, seed), order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         """Each block of a split once, in order. `limit` takes that many blocks, evenly spaced."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch.utils.data import DataLoader
 
 from datamodules.corpus import clean
-from datamodules.loading import complete_loader, ordered_loader
+from datamodules.loading import batch_loader, complete_loader
 from datamodules.order import Order
 from datamodules.rows import ROUND, Rows, Texts
 from datamodules.spec import DataSpec
@@ -104,7 +104,7 @@ class TextTask(Labelled):
         order = Order(
             len(rows), batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size, lengths=rows.lengths
         )
-        return ordered_loader(rows, order, workers)
+        return batch_loader(rows, order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         """Each text of a split once, short ones first. `limit` takes that many texts, evenly spaced."""

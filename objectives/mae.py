@@ -57,7 +57,7 @@ class MaskedAutoencoder(Objective):
         super().__init__(encoder)
         num_patches, patch = encoder.num_patches, encoder.patch_size
         visible = num_patches * (1 - mask_ratio)
-        if not 1 <= visible < num_patches:  # nor where it is no number
+        if not 1 <= visible < num_patches:  # NaN is refused too
             raise BadInput(f"objective.mask_ratio={mask_ratio} leaves {visible:g} of {num_patches} patches visible")
         self.num_visible = int(visible)
         self.normalise_target, self.crop_scale, self.image_size = normalise_target, tuple(crop_scale), spec.image_size

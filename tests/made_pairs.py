@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.image_folder import ImageFolder
-from datamodules.loading import complete_loader, ordered_loader
+from datamodules.loading import batch_loader, complete_loader
 from datamodules.order import Order
 from datamodules.rows import Rows, Texts
 from datamodules.samples import EvaluationView, Samples
@@ -102,7 +102,7 @@ class TinyPairs:
     ) -> DataLoader:
         samples = self._samples("train", view or EvaluationView(self.spec.image_size), seed, True)
         order = Order(self.spec.num_train, batch_size or self.batch_size, num_batches, seed, first_batch, rank, world_size)
-        return ordered_loader(samples, order, workers)
+        return batch_loader(samples, order, workers)
 
     def evaluation_loader(self, split: str, limit: int | None = None, workers: int = 0) -> DataLoader:
         samples = self._samples(split, EvaluationView(self.spec.image_size), 0, False)

@@ -42,6 +42,8 @@ class Checkpoints(L.Callback):
         self.folder.mkdir(exist_ok=True)
         for number in (signal.SIGINT, signal.SIGTERM):  # after Lightning set its own; it restores the originals itself
             signal.signal(number, self._on_signal)
+        if trainer.received_sigterm:  # by Lightning's own, just before
+            self.signal, self._asked_at = signal.SIGTERM, time.monotonic()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

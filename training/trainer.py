@@ -83,7 +83,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, loader: Iterable[Batch], 
     Raises:
         BadInput: something in the checkpoint is not what training goes on from.
         KeyboardInterrupt: before the first step; later `Checkpoints` answers the signal.
-        RunStopped: SIGTERM came before the first step.
+        RunStopped: by a signal.
     """
     begun = _Begun()
     trainer.callbacks.append(begun)
@@ -97,8 +97,8 @@ def fit(trainer: L.Trainer, module: L.LightningModule, loader: Iterable[Batch], 
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise BadInput(f"checkpoint '{resume_point}' cannot be gone on from: {reason}") from error
-    except SIGTERMException as ending:  # which Lightning took, before `Checkpoints` listened, and tells after the first step
-        raise RunStopped("stopped by SIGTERM as it began", 128 + signal.SIGTERM) from ending
+    except SIGTERMException as ending:  # without `Checkpoints`; a SystemExit of Lightning's that would say nothing and be 0
+        raise RunStopped("stopped by SIGTERM", 128 + signal.SIGTERM) from ending
     except SystemExit as ending:  # that is what Lightning makes of Ctrl-C, without a word
         raise ending.__context__ or ending from None
 

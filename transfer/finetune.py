@@ -17,7 +17,7 @@ from training.course import Steps
 from training.optimization import Optimization
 from training.pretraining import Pretraining
 from training.progress import ProgressLine
-from training.trainer import build_trainer, prepare_speed
+from training.trainer import build_trainer, fit, prepare_speed
 from transfer.features import frozen
 from transfer.protocol import Bench, scores
 
@@ -77,7 +77,7 @@ class FineTune:
         loader = data.train_loader(
             objective.views(), bench.seed, num_steps, workers=bench.trainer["workers"], batch_size=batch_size
         )
-        trainer.fit(module, loader)
+        fit(trainer, module, loader)
         set_attention(objective, "sdpa")  # evaluation has no backward pass
         validation = scores(*predict(objective, data, "val"), data.spec, prefix="val_")
         selected = f"val_{data.spec.selection}"

@@ -48,10 +48,16 @@ def test_only_large_tensors_are_shared_between_processes():
 
 
 ORPHANS = """
-import os, signal, sys, time
-sys.path[:0] = ["tests", "tests/datamodules"]
-from test_loading import Full
-from datamodules.loading import batch_loader
+import os, signal, time
+import torch
+from torch.utils.data._utils import worker
+from datamodules.loading import SMALL, batch_loader
+
+class Full(torch.utils.data.Dataset):
+    def __getitems__(self, pairs):  # of which a pipe holds not even one, all of it by value
+        return {name: torch.zeros(SMALL, dtype=torch.uint8) for name in "abcd"}
+
+worker.MP_STATUS_CHECK_INTERVAL = 0.2  # instead of five seconds after which workers look whether they are alone
 batches = iter(batch_loader(Full(), [[(0, i)] for i in range(100)], 2))
 next(batches)
 time.sleep(1)
@@ -60,19 +66,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-class Full(Dataset):
-    """Batches of which a pipe holds not even one, all of it by value."""
-
-    def __getitems__(self, pairs):
-        return {name: torch.zeros(SMALL, dtype=torch.uint8) for name in "abcd"}
-
-
 def test_workers_of_a_killed_process_end():
     with subprocess.Popen([sys.executable, "-c", ORPHANS], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         workers = [int(word) for word in process.stdout.readline().split()]
         process.wait()
     assert len(workers) == 2
-    ended = gone(workers, 20)  # they look every five seconds
+    ended = gone(workers, 20)
     for worker in workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)

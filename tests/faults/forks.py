@@ -66,9 +66,11 @@ def begin(cwd: Path, *words: str, prepare: Callable[[], None] = lambda: None, sc
         os._exit(code)
 
 
-def run(cwd: Path, *words: str, seconds: float = 120, prepare: Callable[[], None] = lambda: None) -> tuple[int, str]:
+def run(
+    cwd: Path, *words: str, seconds: float = 120, prepare: Callable[[], None] = lambda: None, script: str = "train.py"
+) -> tuple[int, str]:
     """(exit code, output) of a command, or a failure where it does not end."""
-    fork = begin(cwd, *words, prepare=prepare)
+    fork = begin(cwd, *words, prepare=prepare, script=script)
     code = fork.wait(seconds)
     if code is None:
         fork.kill(signal.SIGKILL)

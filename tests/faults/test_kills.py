@@ -6,6 +6,7 @@ Here it is killed at the moments that are hardest; `make faults` adds random one
 import os
 import re
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,36 @@ def test_killed_at_the_worst_moments(whole, pictures, texts, tmp_path, moment):
     assert code == 0, text
     assert differences(tmp_path / "run", whole("mlm")) == []
     assert not list((tmp_path / "run").rglob("*.part"))
+
+
+def ask_before(target: object, name: str) -> None:
+    """Let the process get SIGTERM just before it calls a function."""
+    real = getattr(target, name)
+
+    def asked(*arguments, **settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **settings)
+
+    setattr(target, name, asked)
+
+
+def test_sigterm_just_before_a_run_listens_stops_it_after_its_first_step(whole, pictures, texts, tmp_path):
+    early = partial(ask_before, _module("training.checkpoints").Checkpoints, "on_train_start")
+    code, text = run(tmp_path, *words("mlm", pictures, texts), prepare=early)
+    assert code == 128 + signal.SIGTERM, text
+    assert "stopped by SIGTERM at step 1" in text
+    code, text = run(tmp_path, *words("mlm", pictures, texts))
+    assert code == 0, text
+    assert differences(tmp_path / "run", whole("mlm")) == []
+
+
+def test_sigterm_ends_a_fine_tuning_in_one_line(pictures, tmp_path):
+    asked = ["checkpoint=none", "model=vit_t", "model.depth=1", "transfer=finetune"]
+    asked += ["datamodule=image_folder", f"datamodule.root={pictures}", "trainer.accelerator=cpu"]
+    early = partial(ask_before, _module("training.progress").ProgressLine, "on_train_start")
+    code, text = run(tmp_path, *asked, prepare=early, script="finetune.py")
+    assert code == 128 + signal.SIGTERM, text
+    assert text.splitlines()[-1] == "error: stopped by SIGTERM"
 
 
 @pytest.mark.long
