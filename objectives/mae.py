@@ -56,8 +56,8 @@ class MaskedAutoencoder(Objective):
     ):
         super().__init__(encoder)
         num_patches, patch = encoder.num_patches, encoder.patch_size
-        visible = num_patches * (1 - mask_ratio)
-        if not 1 <= visible < num_patches:  # NaN is refused too
+        visible = num_patches * (1 - mask_ratio) // 1  # whole patches; int() would raise on NaN
+        if not 0 < visible < num_patches:
             raise BadInput(f"objective.mask_ratio={mask_ratio} leaves {visible:g} of {num_patches} patches visible")
         self.num_visible = int(visible)
         self.normalise_target, self.crop_scale, self.image_size = normalise_target, tuple(crop_scale), spec.image_size
