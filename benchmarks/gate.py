@@ -78,7 +78,7 @@ class SideFailed(Exception):
 
 
 class SideProcess:
-    """One side in a process of its own, which works only while `run` waits for it.
+    """One side in a process of its own, which works only while `run` waits for it, and ends with a `with` block.
 
     Args:
         name: for messages.
@@ -113,9 +113,14 @@ class SideProcess:
         except (EOFError, OSError) as error:
             self.process.join()
             raise SideFailed(f"{self.name} ended with exit code {self.process.exitcode}") from error
-        except KeyboardInterrupt:
-            self.process.kill()  # rather than wait for the end of its turn
-            raise
+
+    def __enter__(self) -> "SideProcess":
+        return self
+
+    def __exit__(self, reason: type[BaseException] | None, *_: object) -> None:
+        if reason is KeyboardInterrupt:
+            self.process.kill()  # rather than wait until it has imported all it needs, or for the end of its turn
+        self.stop()
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):
@@ -128,14 +133,8 @@ class SideProcess:
 @contextlib.contextmanager
 def processes(sides: dict[str, tuple[Side, Sequence[Any]]]) -> Iterator[dict[str, SideProcess]]:
     """All sides, started; they end with the block."""
-    started: dict[str, SideProcess] = {}
-    try:
-        for name, (side, arguments) in sides.items():
-            started[name] = SideProcess(name, side, arguments)
-        yield started
-    finally:
-        for process in started.values():
-            process.stop()
+    with contextlib.ExitStack() as ended:
+        yield {name: ended.enter_context(SideProcess(name, side, arguments)) for name, (side, arguments) in sides.items()}
 
 
 def until_stopped(main: Callable[[], int | None]) -> int | None:

@@ -79,13 +79,11 @@ CASES = {
 
 def measured(process: SideProcess, work: Work, seconds: float, card: str | None) -> dict[str, Any]:
     """Rate in units a second and peak memory of one side, which has the device for itself; then it is ended."""
-    try:
+    with process:
         process.run(WARM)
         steps = max(2, round(seconds / (process.run(2)["seconds"] / 2)))
         with gpu_power.watched(card) as power:
             facts = process.run(steps)
-    finally:
-        process.stop()
     return facts | {"rate": work.units_a_step * steps / facts["seconds"], "power": power}
 
 

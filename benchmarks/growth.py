@@ -74,24 +74,18 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
 def step_point(work: Work, steps: int) -> dict[str, float]:
     """{"seconds", "memory_bytes", "flops"} of a training step; memory is what the peak grew by over the imports."""
-    process = SideProcess(work.described(), ours, (work, "fp32"))
-    try:
+    with SideProcess(work.described(), ours, (work, "fp32")) as process:
         process.run(WARM)
         found = process.run(steps)
-    finally:
-        process.stop()
     flops = found["sample_flops"] * work.batch
     return {"seconds": found["seconds"] / steps, "memory_bytes": grown(found), "flops": flops}
 
 
 def order_point(num_samples: int) -> dict[str, float]:
     """{"first_seconds", "seconds", "memory_bytes"}: until an epoch's first batch is known, and for each one after it."""
-    process = SideProcess(f"{num_samples} samples", batches_of_numbers, (num_samples,))
-    try:
+    with SideProcess(f"{num_samples} samples", batches_of_numbers, (num_samples,)) as process:
         first = process.run(1)["seconds"]
         found = process.run(ORDER_STEPS)
-    finally:
-        process.stop()
     return {"first_seconds": first, "seconds": found["seconds"] / ORDER_STEPS, "memory_bytes": grown(found)}
 
 

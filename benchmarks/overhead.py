@@ -76,13 +76,10 @@ def measured(name: str, precision: str, seconds: float, toy: bool) -> dict[str, 
     Raises:
         SideFailed: the training ended by itself.
     """
-    process = SideProcess(name, ours_in_parts, (case_named(name).at(precision, toy), precision))
-    try:
+    with SideProcess(name, ours_in_parts, (case_named(name).at(precision, toy), precision)) as process:
         process.run(WARM)
         steps = 1 if toy else steps_in(seconds, process)
         before, after = process.run(1), process.run(steps)
-    finally:
-        process.stop()
     shares = {part: (after[part] - before[part]) / after["seconds"] for part in PARTS}
     return {"step": after["seconds"] / steps} | shares | {"the rest": 1.0 - sum(shares.values())}
 

@@ -39,22 +39,21 @@ def one_step(gate):
 
 
 def test_the_workers_of_a_side_start_as_those_of_a_command():
-    process = SideProcess("side", one_step, ())
-    assert process.run(1)["method"] == multiprocessing.get_start_method() == process.told["method"]
-    process.stop()
+    with SideProcess("side", one_step, ()) as process:
+        assert process.run(1)["method"] == multiprocessing.get_start_method() == process.told["method"]
 
 
 @pytest.mark.parametrize("script", ["run", *(pytest.param(name, marks=pytest.mark.long) for name in ("overhead", "growth"))])
 def test_ctrl_c_is_answered_in_one_line_and_leaves_no_process(script):
-    words = ["batch"] if script == "growth" else ["mlm"]
-    program = [sys.executable, f"benchmarks/{script}.py", *words, "--toy"]
+    case = {"run": "data", "overhead": "mlm", "growth": "batch"}[script]
+    program = [sys.executable, f"benchmarks/{script}.py", case, "--toy"]
     process = subprocess.Popen(
         program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     wait_for(lambda: measures(process.pid))
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=10)  # sides are importing: nobody waits for them
     assert process.returncode == 130
     assert said.splitlines()[-1].strip() == "stopped"
     assert "Traceback" not in said
@@ -73,9 +72,8 @@ def side(gate):
 
 
 if __name__ == "__main__":
-    process = SideProcess("loader", side, ())
-    process.run(3)
-    process.stop()
+    with SideProcess("loader", side, ()) as process:
+        process.run(3)
     print(process.process.exitcode)
 """
 
