@@ -13,6 +13,8 @@ import torch
 
 from training.pretraining import LOGGED_EVERY, Pretraining
 
+IDLE = 0.05  # share of the time without data from which on a run says how to have less of it
+
 # TFLOP/s of dense matrix products (data sheets that count sparsity are halved): with 16-bit inputs, and in plain float32.
 # The first name of which all words are in the device's own decides, so longer names stand first.
 # Lightning has such a table too, but with sparse figures for the H200 and the H100 NVL.
@@ -64,20 +66,19 @@ class Window:
 class Throughput(L.Callback):
     """Logs `throughput/...` every ten steps: samples and tokens a second, FLOP/s, utilisation, share of time without data.
 
-    It must be the last callback that trains, so that what others do between steps is not taken for waiting.
+    The share is of the time in which the process waited for a batch; a GPU may be busy meanwhile. Where it was large in all, a
+    line at the end says what helps. It must be the last callback that trains, so that what others do between steps is not taken
+    for waiting.
 
     Args:
         sample_flops: of a training step, per sample.
         sample_tokens: of text; other data have 1, and no line for tokens.
         precision: what products are computed in: "fp32", "bf16" or "fp16".
-
-    Attributes:
-        data_share: share of the time before the last line in which the process waited for a batch; a GPU may be busy meanwhile.
     """
 
     def __init__(self, sample_flops: float, sample_tokens: int, precision: str):
         self.sample_flops, self.sample_tokens, self.precision = sample_flops, sample_tokens, precision
-        self.data_share = 0.0
+        self._waited = self._elapsed = 0.0
         self.window = Window()
         self._ended: float | None = None
         self._peak: float | None = None
@@ -100,12 +101,17 @@ class Throughput(L.Callback):
                 self._log(trainer, module, seconds)
         self._ended = time.perf_counter()
 
+    def on_train_end(self, trainer: L.Trainer, module: Pretraining) -> None:
+        if trainer.is_global_zero and module.course.step >= LOGGED_EVERY and self._waited > IDLE * self._elapsed:
+            share = self._waited / self._elapsed
+            print(f"{share:.0%} of the time went by waiting for data: more trainer.workers make batches beside the steps")
+
     def _log(self, trainer: L.Trainer, module: Pretraining, seconds: float) -> None:
         elapsed = max(seconds - self.window.began, 1e-9)
-        self.data_share = self.window.waiting / elapsed
+        self._waited, self._elapsed = self._waited + self.window.waiting, self._elapsed + elapsed
         samples = module.batch_size * self.window.steps / elapsed
         flops = samples * self.sample_flops
-        values = {"samples_per_second": samples, "flops_per_second": flops, "data_share": self.data_share}
+        values = {"samples_per_second": samples, "flops_per_second": flops, "data_share": self.window.waiting / elapsed}
         if self.sample_tokens > 1:
             values["tokens_per_second"] = samples * self.sample_tokens
         if self._peak is not None:

@@ -37,6 +37,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = self.paused = 0.0
+        self.waiting = 1.0
         monkeypatch.setattr(throughput.time, "perf_counter", lambda: self.now)
         self.logged: dict[int, dict[str, float]] = {}
         self.trainer = SimpleNamespace(
@@ -50,7 +51,7 @@ class Clock:
         self.logged[step] = values
 
     def step(self, callback: Throughput) -> None:
-        self.now += 1
+        self.now += self.waiting
         callback.on_train_batch_start(self.trainer, self.module)
         self.now += 2
         if self.module.course.step == 4:
@@ -60,7 +61,7 @@ class Clock:
         callback.on_train_batch_end(self.trainer, self.module)
 
 
-def test_what_is_logged_follows_from_the_times(monkeypatch):
+def test_what_is_logged_follows_from_the_times(monkeypatch, capsys):
     clock, callback = Clock(monkeypatch), Throughput(sample_flops=5e12, sample_tokens=128, precision="bf16")
     callback._peak = 20e12
     for _ in range(25):
@@ -72,6 +73,18 @@ def test_what_is_logged_follows_from_the_times(monkeypatch):
         assert values["throughput/flops_per_second"] == pytest.approx(1e13)
         assert values["throughput/mfu"] == pytest.approx(1e13 / 2 / 20e12)  # of two devices
         assert values["throughput/data_share"] == pytest.approx(1 / 3)
+    callback.on_train_end(clock.trainer, clock.module)
+    assert "33% of the time went by waiting for data: more trainer.workers" in capsys.readouterr().out
+
+
+def test_a_run_that_hardly_waits_or_has_hardly_begun_says_nothing(monkeypatch, capsys):
+    short, busy = Clock(monkeypatch), Clock(monkeypatch)
+    for clock, waiting, steps in ((short, 1.0, 9), (busy, 0.1, 20)):
+        clock.waiting, callback = waiting, Throughput(1.0, 1, "fp32")
+        for _ in range(steps):
+            clock.step(callback)
+        callback.on_train_end(clock.trainer, clock.module)
+    assert capsys.readouterr().out == ""
 
 
 def test_without_a_peak_or_text_there_is_no_line_for_them(monkeypatch):
