@@ -16,7 +16,7 @@ from benchmarks.gate import SideFailed, SideProcess
 
 
 def three_steps_and_a_fault(gate):
-    gate.describe(parameters=7)
+    gate.describe(parameters=7, workers_start=multiprocessing.get_start_method())
     for number in range(3):
         gate.step(number=number)
     raise RuntimeError("deliberate")
@@ -25,22 +25,15 @@ def three_steps_and_a_fault(gate):
 def test_a_side_takes_its_turns_in_its_own_process(capfd):
     process = SideProcess("side", three_steps_and_a_fault, ())
     found = process.run(2)
+    assert found == process.told
     assert (found["parameters"], found["number"]) == (7, 1)
+    assert found["workers_start"] == multiprocessing.get_start_method()  # as those of a command
     assert found["seconds"] > 0
     assert found["peak_memory_bytes"] >= found["started_bytes"] > 0
     assert process.run(1)["number"] == 2
     with pytest.raises(SideFailed, match="side ended with exit code 1"):
         process.run(1)
     assert "deliberate" in capfd.readouterr().err
-
-
-def one_step(gate):
-    gate.step(method=multiprocessing.get_start_method())
-
-
-def test_the_workers_of_a_side_start_as_those_of_a_command():
-    with SideProcess("side", one_step, ()) as process:
-        assert process.run(1)["method"] == multiprocessing.get_start_method() == process.told["method"]
 
 
 @pytest.mark.parametrize("script", ["run", *(pytest.param(name, marks=pytest.mark.long) for name in ("overhead", "growth"))])

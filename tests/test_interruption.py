@@ -67,7 +67,10 @@ def uninterrupted(request, tmp_path_factory, pictures) -> tuple[str, Path]:
 
 @pytest.mark.parametrize(
     ("ending", "step"),
-    [(signal.SIGKILL, 5), pytest.param(signal.SIGTERM, 6, marks=pytest.mark.long), (signal.SIGINT, 8)],
+    [
+        *(pytest.param(*ending, marks=pytest.mark.long) for ending in ((signal.SIGKILL, 5), (signal.SIGTERM, 6))),
+        (signal.SIGINT, 8),
+    ],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(uninterrupted, here, tmp_path, pictures, ending, step):
     objective, whole = uninterrupted
