@@ -1,3 +1,3 @@
-from training.lean_imports import import_torchmetrics
+from training.lean_imports import import_lean
 
-import_torchmetrics()
+import_lean()
