@@ -1,9 +1,10 @@
 """How often Python looks for garbage in cycles: hardly while a command imports what it needs, then as usual.
 
 Nothing of what is imported is garbage. Looking through it again and again, as it grows to a million objects, takes a tenth of
-the time from a command to its first step, and once more a third of a second among the steps and at the end.
+the time from a command to its first step, and a third of a second among the steps.
 """
 
+import atexit
 import gc
 
 USUAL = gc.get_threshold()
@@ -19,4 +20,5 @@ def collect_as_usual() -> None:
     """Before steps, whose garbage holds activations; what was there before the first of them is not looked at again."""
     if not gc.get_freeze_count():  # later on it would keep what another run of this process left behind
         gc.freeze()
+        atexit.register(gc.unfreeze)  # or nanobind, of Triton, would report as leaked what the end of the process frees
     gc.set_threshold(*USUAL)
