@@ -1,8 +1,10 @@
-"""Floating-point operations of the real training step, as PyTorch's counter sees them: forward, backward, all networks."""
+"""Floating-point operations of the real training step, as PyTorch's counter sees them: forward, backward, all networks.
+
+Shapes: L tokens, B samples, D width of an LSTM's input, H of its state, G of its gates; a product's N x K by K x M.
+"""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -33,9 +35,33 @@ class Counter(TorchDispatchMode):
         formula = flop_registry.get(function._overloadpacket)
         if formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=result)
-        elif function._overloadpacket is torch.ops.aten.addmm_:  # unknown to them; linear_cross_entropy sums gradients in place
-            self.total += 2 * args[1].shape[0] * args[1].shape[1] * args[2].shape[1]
+        elif function._overloadpacket in FORMULAS:
+            self.total += FORMULAS[function._overloadpacket](*args)
         return result
+
+
+def sum_flops(total_NM: Tensor, left_NK: Tensor, right_KM: Tensor) -> int:
+    """Of a product that is added in place, as linear_cross_entropy's gradients are."""
+    return 2 * left_NK.shape[0] * right_KM.numel()
+
+
+def lstm_flops(input_LBD: Tensor, weight_GD: Tensor, weight_GH: Tensor, *_: Any) -> int:
+    """Of one layer in one direction: every token and every state but the last go through a matrix each."""
+    length, batch, _ = input_LBD.shape
+    return 2 * length * batch * (weight_GD.numel() + weight_GH.numel())
+
+
+def lstm_backward_flops(input_LBD: Tensor, weight_GD: Tensor, weight_GH: Tensor, *_: Any) -> int:
+    """Gradients of both factors of each product, but for the first state, which is a constant."""
+    return 2 * lstm_flops(input_LBD, weight_GD, weight_GH) - 2 * input_LBD.shape[1] * weight_GH.numel()
+
+
+FORMULAS = {
+    torch.ops.aten.addmm_: sum_flops,
+    torch.ops.aten.mkldnn_rnn_layer: lstm_flops,
+    torch.ops.aten.mkldnn_rnn_layer_backward: lstm_backward_flops,
+}
+"""What PyTorch's counter has none for; by them an LSTM need not be taken to pieces, token by token, to be counted."""
 
 
 def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int) -> float:
@@ -49,6 +75,7 @@ def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int
         batch: a training batch; its first LARGE samples are used.
     """
     trial = trial_copy(objective)
+    set_attention(trial, "eager")  # the counter sees nothing in fused attention on a CPU
     num = min(LARGE, len(batch["index"]))
     if num < 2:  # a single sample has no other to be compared with, and batch norms have no statistics of it
         return float(_count(trial, batch, [0]))
@@ -67,33 +94,18 @@ def trial_copy(module: Network) -> Network:
 def forward_flops(encoder: Encoder, batch: dict[str, Tensor]) -> float:
     """FLOPs of one sample's forward pass through the encoder."""
     trial = trial_copy(encoder).eval()
-    with _plain_kernels(trial), Counter() as counter, torch.no_grad():
+    set_attention(trial, "eager")
+    with Counter() as counter, torch.no_grad():
         trial(trial.inputs(samples_of(batch, range(1))))
     return float(counter.total)
 
 
 def _count(objective: Objective, batch: dict[str, Tensor], chosen: Sequence[int]) -> int:
     part = samples_of(batch, chosen)
-    with _plain_kernels(objective), Counter() as counter, torch.enable_grad():
+    with Counter() as counter, torch.enable_grad():
         objective(part, Draw(0, part["epoch"], part["index"])).loss.backward()
     objective.zero_grad(set_to_none=True)
     return counter.total
-
-
-@contextmanager
-def _plain_kernels(module: nn.Module) -> Iterator[None]:
-    """Inside, `module` runs on what the counter knows: it sees nothing in fused attention on a CPU, nor in fused LSTMs."""
-    set_attention(module, "eager")
-    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
-    libraries = (torch.backends.mkldnn, torch.backends.cudnn)
-    before = [library.enabled for library in libraries]
-    for library in libraries:
-        library.enabled &= not recurrent
-    try:
-        yield
-    finally:
-        for library, enabled in zip(libraries, before, strict=True):
-            library.enabled = enabled
 
 
 def samples_of(batch: dict[str, Tensor], chosen: Sequence[int]) -> dict[str, Tensor]:
