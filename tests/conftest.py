@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -28,6 +29,7 @@ from models.timm_encoder import TimmEncoder
 ROOT = Path(__file__).parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is on the hub, and without a network each question takes half a minute
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # read already
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it, and hands that on
 
 
 @pytest.fixture(scope="session")
