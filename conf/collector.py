@@ -1,6 +1,6 @@
 """How often Python looks for garbage in cycles: hardly while a command imports what it needs, then as usual.
 
-Nothing of what is imported is garbage. Looking through it again and again, as it grows to a million objects, takes a tenth of
+Nothing of what is imported is garbage. Looking through it again and again, as it grows to 700,000 objects, takes a tenth of
 the time from a command to its first step, and a third of a second among the steps.
 """
 
