@@ -1,7 +1,7 @@
 """Processes that take turns: each runs one side's training loop and waits at the end of a step until it may go on.
 
-So a model is built and warmed up once, what is compared alternates every few seconds, nothing computes beside it, and the
-peak memory of a process is that of its side.
+So a model is built and warmed up once, what is compared alternates every few seconds, nothing computes beside it but what
+workers fetch ahead, and the peak memory of a process and its workers is that of its side.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -19,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from benchmarks.machine import synchronise
-from training.run import peak_memory_bytes
+from training.memory import peak_memory_bytes, peak_resident_bytes
 
 
 class Gate(Protocol):
@@ -44,7 +45,7 @@ class Turns:
     facts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.facts["started_bytes"] = peak_memory_bytes()  # by what is imported
+        self.facts["started_bytes"] = peak_with_workers()  # by what is imported
         self._wait()
 
     def describe(self, **facts: float) -> None:
@@ -56,7 +57,7 @@ class Turns:
             return
         synchronise()
         seconds = time.perf_counter() - self._began
-        self.connection.send({**self.facts, **facts, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes()})
+        self.connection.send({**self.facts, **facts, "seconds": seconds, "peak_memory_bytes": peak_with_workers()})
         self._wait()
 
     def _wait(self) -> None:
@@ -67,6 +68,11 @@ class Turns:
             os._exit(0)  # in the middle of somebody's training loop: there is nothing to tidy up
         synchronise()
         self._began = time.perf_counter()
+
+
+def peak_with_workers() -> int:
+    """Bytes; what workers share with the process that they were forked from counts for each of them."""
+    return peak_memory_bytes() + sum(peak_resident_bytes(worker.pid) or 0 for worker in active_children())
 
 
 class Ended(BaseException):
@@ -80,6 +86,8 @@ class SideFailed(Exception):
 class SideProcess:
     """One side in a process of its own, which works only while `run` waits for it, and ends with a `with` block.
 
+    What it puts into temporary folders is gone then.
+
     Args:
         name: for messages.
         side, arguments: what it does; they must be importable there.
@@ -91,8 +99,11 @@ class SideProcess:
     def __init__(self, name: str, side: Side, arguments: Sequence[Any]):
         self.name = name
         self.told: dict[str, float] = {}
+        self.folder = tempfile.TemporaryDirectory()
         self.connection, theirs = get_context("spawn").Pipe()
-        self.process = get_context("spawn").Process(target=_take_turns, args=(theirs, side, arguments), daemon=False)
+        self.process = get_context("spawn").Process(
+            target=_take_turns, args=(theirs, self.folder.name, side, arguments), daemon=False
+        )
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who gives the orders
         try:
             self.process.start()
@@ -128,6 +139,8 @@ class SideProcess:
         self.process.join(20)
         if self.process.is_alive():
             self.process.kill()
+            self.process.join()
+        self.folder.cleanup()
 
 
 @contextlib.contextmanager
@@ -146,7 +159,8 @@ def until_stopped(main: Callable[[], int | None]) -> int | None:
         return 130
 
 
-def _take_turns(connection: Connection, side: Side, arguments: Sequence[Any]) -> None:
+def _take_turns(connection: Connection, folder: str, side: Side, arguments: Sequence[Any]) -> None:
+    tempfile.tempdir = folder
     set_start_method(None, force=True)  # workers of a loader start as in a command, not as this process did
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)  # trainers report; the table is what is wanted

@@ -42,7 +42,7 @@ from models.pair import unit
 from reports.markdown import plain_table
 from reports.result import read_result
 from reports.statistics import bootstrap_interval
-from training.run import peak_memory_bytes
+from training.memory import peak_memory_bytes
 from transfer.protocol import Bench
 from transfer.retrieval import Retrieval
 

@@ -54,30 +54,35 @@ def test_ctrl_c_is_answered_in_one_line_and_leaves_no_process(script):
 
 
 LOADER = """
+import tempfile
+from pathlib import Path
+
 from torch.utils.data import DataLoader
 
 from benchmarks.gate import SideProcess
+from training.memory import peak_memory_bytes
 
 
 def side(gate):
+    (Path(tempfile.mkdtemp()) / "left").touch()
     for _ in DataLoader(range(10**6), num_workers=1):
-        gate.step()
+        gate.step(alone=peak_memory_bytes())
 
 
 if __name__ == "__main__":
     with SideProcess("loader", side, ()) as process:
-        process.run(3)
-    print(process.process.exitcode)
+        found = process.run(3)
+    print(process.process.exitcode, Path(process.folder.name).exists(), found["peak_memory_bytes"] > found["alone"])
 """
 
 
-def test_a_side_ends_its_loaders_workers_and_leaves_nothing_shared(tmp_path):
+def test_a_side_counts_and_ends_its_loaders_workers_and_leaves_nothing_behind(tmp_path):
     (tmp_path / "loader.py").write_text(LOADER)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, tmp_path / "loader.py"], env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.stdout == "0\n"
+    assert done.stdout == "0 False True\n"
     assert done.stderr == ""  # where Python would name what is left
 
 

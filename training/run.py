@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 from torch import nn
@@ -23,6 +22,7 @@ from training.checkpoints import remove
 from training.configuration import read_config
 from training.continuation import Start
 from training.energy import Energy
+from training.memory import peak_memory_bytes
 from training.monitors import Monitors
 from training.optimization import REFERENCE_BATCH
 from training.pretraining import Pretraining
@@ -307,12 +307,3 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD").strip() + ("+changes" if git("status", "--porcelain", "-uno").strip() else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def peak_memory_bytes() -> int:
-    """Peak memory of this process: on the GPU where one is used, else resident on the host."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
-        return torch.cuda.max_memory_allocated()
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)

@@ -17,7 +17,8 @@ from reports.result import Result, read_result
 from training.checkpoint_files import read_checkpoint
 from training.configuration import read_config
 from training.continuation import Start, open_for
-from training.run import git_commit, peak_memory_bytes, versions
+from training.memory import peak_memory_bytes
+from training.run import git_commit, versions
 from transfer.protocol import TransferProtocol, takes_pair
 
 USUAL_MODEL = {"image": "vit_t", "text": "bert_mini", "image_text": "vit_t"}
