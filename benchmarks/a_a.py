@@ -8,6 +8,7 @@ report's own power calculation asks for at the spread of these runs.
     python benchmarks/a_a.py [<folder to keep the runs in>]     # about 25 minutes on one core; goes on where it stopped
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.gate import until_stopped
 from reports.result import Result, read_result
 from reports.statistics import ALPHA, Pair, compare_pairs, power, seeds_needed
 from reports.table import collect
@@ -49,7 +51,9 @@ def make_runs(folder: Path) -> list[Result]:
 
 
 def sweep(script: str, *words: str) -> None:
-    subprocess.run([sys.executable, script, "-m", *words], cwd=HOME, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, script, "-m", *words], cwd=HOME, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise SystemExit(f"{script} ended with exit code {done.returncode}; it says above why")
 
 
 def pair_of(results: list[Result], first: np.ndarray, second: np.ndarray, planted: float = 0.0) -> list[Result]:
@@ -73,9 +77,11 @@ def drawn(rng: np.random.Generator, results: list[Result], num_seeds: int, plant
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="to keep the runs in; by default they are made anew")
+    chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve()
-        results = make_runs(folder)
+        results = make_runs((chosen.folder or Path(temporary)).resolve())
     claimed = 0
     for i, seeds in enumerate(np.arange(NUM_RUNS).reshape(PAIRS, 2, SEEDS)):
         both = pair_of(results, *seeds)
@@ -100,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_stopped(main))

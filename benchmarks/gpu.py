@@ -27,7 +27,7 @@ import torch
 from benchmarks import gpu_kernels, gpu_power, machine
 from benchmarks.gate import Side, SideFailed, SideProcess, processes, until_stopped
 from benchmarks.gpu_tables import spoken, tell
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, write_json
 from benchmarks.sides import ours
 from benchmarks.works import Work
 from errors import nearest
@@ -134,9 +134,11 @@ def main() -> int:
         works = {name: CASES[name].work.with_batch(chosen.batch or CASES[name].work.batch) for name in chosen.case or CASES}
         arguments = ("bf16", "gpu", settings)
     print(f"{device}, torch {torch.__version__}, peak {f'{peak / 1e12:,.0f} TFLOP/s in bf16' if peak else 'not known'}")
-    file = Path(tempfile.mkdtemp()) / file.name if chosen.toy else file
+    if chosen.toy or chosen.no_compile or chosen.wide_stream or chosen.batch:  # what the records are not of
+        file = Path(tempfile.mkdtemp()) / file.name
     records = measure(works, arguments, seconds, peak, {"device": device, "rates": rates}, file)
     tell(records, rates)
+    print(f"records: {file}")
     return int(len(records) < len(works))
 
 
@@ -144,7 +146,6 @@ def measure(
     works: dict[str, Work], arguments: tuple[Any, ...], seconds: float, peak: float | None, facts: dict[str, Any], file: Path
 ) -> dict[str, dict[str, Any]]:
     """Records of the cases that did not fail, written down after each."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     facts = facts | {"date": datetime.date.today().isoformat(), "machine": machine.described(rates=False)}
     names, running, records = list(works), {}, {}
     card = gpu_power.card() if facts["rates"] else None
@@ -169,17 +170,20 @@ def measure(
                 "mfu_wanted": CASES[name].mfu, "sides": sides,
             }  # fmt: skip
             print(f"{name}: {time.perf_counter() - began:.0f} s, {spoken(name, records[name])}", flush=True)
-            file.write_text(json.dumps(facts | {"gpu": kept | records}, indent=1) + "\n", encoding="utf-8")
+            write_json(facts | {"gpu": kept | records}, file)
     return records
 
 
 def kept_records(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Of other cases, where they are of the same card, day and versions."""
+    """Of other cases, where they are of the same card, day and versions; others are given up, which is said."""
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # there are none, or they were cut off
         return {}
-    return before["gpu"] if all(before[name] == facts[name] for name in ("device", "date", "machine")) else {}
+    if all(before[name] == facts[name] for name in ("device", "date", "machine")):
+        return before["gpu"]
+    print(f"the records of {before['device']}, {before['date']}, are replaced: {', '.join(before['gpu'])}", flush=True)
+    return {}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ For samples it is the order of an epoch and its batches that are measured, on nu
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,8 +23,8 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from benchmarks import machine
-from benchmarks.gate import Gate, SideProcess, until_stopped
-from benchmarks.record import RESULTS
+from benchmarks.gate import Gate, SideFailed, SideProcess, until_stopped
+from benchmarks.record import RESULTS, write_json
 from benchmarks.sides import ours
 from benchmarks.works import ENDLESS, Work
 from datamodules.order import Order
@@ -33,6 +32,7 @@ from errors import nearest
 
 WARM, STEPS, ORDER_BATCH, ORDER_STEPS = 2, 3, 256, 200
 MEMORY_LIMITS = {"batch": 1.0, "length": 2.0, "width": 2.0, "samples": 1.0}  # activations; scores; weights; an order
+UNSEEN = 1e6  # bytes
 SLACK = 0.1  # of an exponent, beyond twice its standard error
 
 
@@ -91,7 +91,7 @@ def order_point(num_samples: int) -> dict[str, float]:
 
 def grown(found: dict[str, float]) -> float:
     """Bytes; less than a megabyte cannot be told from what an allocator had left over."""
-    return max(found["peak_memory_bytes"] - found["started_bytes"], 1e6)
+    return max(found["peak_memory_bytes"] - found["started_bytes"], UNSEEN)
 
 
 def batches_of_numbers(gate: Gate, num_samples: int) -> None:
@@ -100,10 +100,16 @@ def batches_of_numbers(gate: Gate, num_samples: int) -> None:
         gate.step()
 
 
+def seen(points: Sequence[int], column: Sequence[float]) -> tuple[Sequence[int], Sequence[float]]:
+    """Without the first points at which memory was too small to be seen, but two points at the least."""
+    first = min(sum(value == UNSEEN for value in column), len(points) - 2)
+    return points[first:], column[first:]
+
+
 def judged(name: str, points: Sequence[int], found: list[dict[str, float]]) -> dict[str, Any]:
     """The points with the exponents of what was found, and what arithmetic allows."""
     values = {key: [point[key] for point in found] for key in found[0]}
-    exponents = {key: exponent(points, column) for key, column in values.items()}
+    exponents = {key: exponent(*seen(points, column)) for key, column in values.items()}
     memory_limit = MEMORY_LIMITS[name.split()[-1]]
     limits = {"seconds": exponents["flops"][0] if "flops" in exponents else 0.0, "memory_bytes": memory_limit}
     if "first_seconds" in exponents:
@@ -139,31 +145,44 @@ def plot(records: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
+def measured(name: str, toy: bool) -> dict[str, Any]:
+    """The record of an axis.
+
+    Raises:
+        SideFailed: the process of a point ended by itself.
+    """
+    if name == SAMPLES:
+        points = SAMPLE_TOY if toy else SAMPLE_POINTS
+        return judged(name, points, [order_point(point) for point in points])
+    axis = AXES[name]
+    points = axis.toy if toy else axis.points
+    return judged(name, points, [step_point(axis.work(point), 1 if toy else STEPS) for point in points])
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("axis", nargs="*", help=f"any of {', '.join((*AXES, SAMPLES))}; by default all")
     parser.add_argument("--toy", action="store_true", help="few small points: shows that it runs, measures nothing")
+    parser.add_argument("--results", type=Path, help="folder of growth.json and growth.svg")
     chosen = parser.parse_args()
     names = chosen.axis or [*AXES, SAMPLES]
-    records: dict[str, Any] = {}
     for name in names:
         if name != SAMPLES and name not in AXES:
             parser.error(f"there is no axis '{name}'; {nearest(name, [*AXES, SAMPLES])}")
-        if name == SAMPLES:
-            points = SAMPLE_TOY if chosen.toy else SAMPLE_POINTS
-            found = [order_point(point) for point in points]
-        else:
-            axis = AXES[name]
-            points = axis.toy if chosen.toy else axis.points
-            found = [step_point(axis.work(point), 1 if chosen.toy else STEPS) for point in points]
-        records[name] = judged(name, points, found)
+    # only all axes take the record's place
+    folder = chosen.results or (Path(tempfile.mkdtemp()) if chosen.toy or chosen.axis else RESULTS)
+    records: dict[str, Any] = {}
+    for name in names:
+        try:
+            records[name] = measured(name, chosen.toy)
+        except SideFailed as error:
+            print(f"{name}: {error}; nothing is written down", file=sys.stderr)
+            return 1
         print("\n".join(lines(name, records[name])), flush=True)
-    folder = Path(tempfile.mkdtemp()) if chosen.toy or chosen.axis else RESULTS  # only all axes take the record's place
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = {"machine": machine.described(rates=False), "growth": records}
-    (folder / "growth.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_json({"machine": machine.described(rates=False), "growth": records}, folder / "growth.json")
     plot(records, folder / "growth.svg")
     print(f"look: {folder / 'growth.svg'}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rich.progress import Progress
 
+from benchmarks.gate import until_stopped
+from benchmarks.record import write_json
 from conf import build, read_choice
 from datamodules.webdataset import WebDataset
 from errors import BadInput
@@ -155,9 +157,12 @@ def watched(words: list[str], minutes: float, progress: Progress, description: s
     bar, began = progress.add_task(description, total=60 * minutes), time.monotonic()
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen([sys.executable, *words], stdout=printed, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            time.sleep(0.2)
-            progress.update(bar, completed=min(60 * minutes, time.monotonic() - began))
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                progress.update(bar, completed=min(60 * minutes, time.monotonic() - began))
+        finally:
+            process.kill()
         progress.remove_task(bar)
         printed.seek(0)
         text = printed.read()
@@ -211,6 +216,8 @@ def main() -> None:
     parser.add_argument("--open-clip-seed", type=int, help=argparse.SUPPRESS)  # this process is one training of open_clip
     parser.add_argument("words", nargs="*", help=f"of train.py; by default {' '.join(RECIPE)}")
     chosen = parser.parse_args()
+    if chosen.seeds < 1 or not chosen.minutes > 0:
+        parser.error(f"--seeds and --minutes must be above 0, not {chosen.seeds} and {chosen.minutes:g}")
     try:
         data = opened(chosen.shards, chosen.val_shards)
     except BadInput as error:
@@ -235,17 +242,15 @@ def main() -> None:
                     words = [__file__, *shared, "--open-clip-seed", str(seed)]
                     run = json.loads(watched(words, chosen.minutes, progress, f"open_clip, seed {seed}").splitlines()[-1])
                 found[side].append(run)
+                if chosen.json:
+                    write_json({"torch": torch.__version__, "minutes": chosen.minutes, "runs": found}, chosen.json)
                 values = ", ".join(f"{shown} {run[name]:.3g}" for name, shown in SHOWN.items())
                 progress.console.print(f"seed {seed}, {side}: {values}", highlight=False, soft_wrap=True)
                 progress.advance(total)
     print(table(found))
     ratios = [own["rate"] / other["rate"] for own, other in zip(*found.values(), strict=True)]
     print(f"pairs/s: median ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    if chosen.json:
-        chosen.json.write_text(
-            json.dumps({"torch": torch.__version__, "minutes": chosen.minutes, "runs": found}, indent=2) + "\n"
-        )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_stopped(main))

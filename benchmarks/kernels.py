@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.cases.case import case_named
 from benchmarks.gate import until_stopped
 from benchmarks.machine import matmul_flops
-from benchmarks.overhead import cases_asked, watched_cases
-from benchmarks.run import WARM, case_named
+from benchmarks.overhead import cases_asked, table_of, watched_cases
+from benchmarks.run import WARM
 from benchmarks.sides import HALF, bare
 from benchmarks.works import Work
-from reports.markdown import plain_table
 from training.flops import sample_flops
 from training.trainer import resolve_precision
 
@@ -89,12 +89,12 @@ def main() -> int:
     chosen = cases_asked(parser)
     if chosen.steps < 1:
         parser.error(f"--steps must be 1 or more, not {chosen.steps}")
-    precision, rows = resolve_precision("auto", "cpu"), []
-    for name in watched_cases(chosen.case):
-        found = measured(case_named(name).at(precision, chosen.toy), precision, chosen.steps)
-        seconds = [f"{found.pop(what):.3g} s" for what in ("step", "bound")]
-        rows.append([f"{name}, {precision}", *seconds, *(f"{share:.1%}" for share in found.values())])
-    print(plain_table(("case", "step", "products at the measured rate", *KINDS, "the rest"), rows))
+    precision = resolve_precision("auto", "cpu")
+    with table_of("case", "step", "products at the measured rate", *KINDS, "the rest") as rows:
+        for name in watched_cases(chosen.case):
+            found = measured(case_named(name).at(precision, chosen.toy), precision, chosen.steps)
+            seconds = [f"{found.pop(what):.3g} s" for what in ("step", "bound")]
+            rows.append([f"{name}, {precision}", *seconds, *(f"{share:.1%}" for share in found.values())])
     return 0
 
 

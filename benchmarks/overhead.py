@@ -12,8 +12,8 @@ by the state in which it leaves the memory, is not seen here; only those ratios 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.cases.case import case_named
 from benchmarks.gate import Gate, SideFailed, SideProcess, until_stopped
-from benchmarks.run import TRAINED, WARM, case_named, steps_in
+from benchmarks.run import TRAINED, WARM, steps_in
 from benchmarks.sides import ours
 from benchmarks.works import Batches, Work
 from errors import nearest
@@ -101,18 +102,28 @@ def watched_cases(names: list[str]) -> Iterable[str]:
     return track(names, "measuring", console=Console(stderr=True), transient=True)
 
 
+@contextmanager
+def table_of(*header: str) -> Iterator[list[list[str]]]:
+    """Rows to be added to, which are printed at the end, be it an early one; a side that fails is such an end."""
+    rows: list[list[str]] = []
+    try:
+        yield rows
+    except SideFailed as error:
+        raise SystemExit(str(error)) from error
+    finally:
+        if rows:
+            print(plain_table(header, rows))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of each case, at least one step")
     chosen = cases_asked(parser)
-    precision, rows = resolve_precision("auto", "cpu"), []
-    for name in watched_cases(chosen.case):
-        try:
+    precision = resolve_precision("auto", "cpu")
+    with table_of("case", "seconds a step", *PARTS, "the rest") as rows:
+        for name in watched_cases(chosen.case):
             found = measured(name, precision, chosen.seconds, chosen.toy)
-        except SideFailed as error:
-            parser.error(str(error))
-        rows.append([f"{name}, {precision}", f"{found.pop('step'):.3g}", *(f"{share:.1%}" for share in found.values())])
-    print(plain_table(("case", "seconds a step", *PARTS, "the rest"), rows))
+            rows.append([f"{name}, {precision}", f"{found.pop('step'):.3g}", *(f"{share:.1%}" for share in found.values())])
     return 0
 
 

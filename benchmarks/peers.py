@@ -15,7 +15,7 @@ from benchmarks.works import ENDLESS
 from training.trainer import PRECISIONS
 
 LR = 1e-4
-MANY = 2**20  # steps or samples, for trainers that make a list of them
+MANY = 2**16  # samples of an epoch, of whose order a Trainer makes a list
 
 
 class Repeated(Dataset):
@@ -43,7 +43,7 @@ def huggingface_trainer(
 
     gate.describe(parameters=num_trained(model))
     arguments = TrainingArguments(
-        tempfile.mkdtemp(), per_device_train_batch_size=batch, max_steps=MANY, learning_rate=LR, use_cpu=True,
+        tempfile.mkdtemp(), per_device_train_batch_size=batch, max_steps=ENDLESS, learning_rate=LR, use_cpu=True,
         bf16=precision == "bf16", report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     Trainer(model, arguments, data_collator=collator, train_dataset=data, callbacks=[StepEnd()]).train()
@@ -65,10 +65,9 @@ def plain_loop(
     loss: Callable[[Any], Tensor],
     batches: Iterable[Any],
     precision: str,
-    clip_norm: float | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> None:
-    """What a user writes: forward under autocast, backward, clip, step."""
+    """What a user writes: forward under autocast, backward, step."""
     weights = list({id(weight): weight for network in networks for weight in network.parameters()}.values())
     optimizer = torch.optim.AdamW(weights, LR)
     gate.describe(parameters=num_trained(*networks))
@@ -77,8 +76,6 @@ def plain_loop(
         with torch.autocast("cpu", HALF.get(precision), enabled=precision in HALF):
             value = loss(batch)
         value.backward()
-        if clip_norm is not None:
-            nn.utils.clip_grad_norm_(weights, clip_norm)
         optimizer.step()
         if after_step is not None:
             after_step()

@@ -101,13 +101,20 @@ def markdown(records: list[Record]) -> str:
     return plain_table(HEADER, [row for record in records for row in rows(record)])
 
 
-def write(record: Record, folder: Path = RESULTS) -> Path:
+def write(record: Record, folder: Path) -> Path:
     """One file for a case at a precision; a later measurement takes its place."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "-".join(part for part in (record["case"], record.get("precision")) if part)
     path = path.with_suffix(".json")
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(record, path)
     return path
+
+
+def write_json(facts: dict[str, Any], path: Path) -> None:
+    """Whole or not at all; what stands there is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def read_all(folder: Path = RESULTS) -> list[Record]:

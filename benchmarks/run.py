@@ -1,16 +1,15 @@
 """This project beside the tools that a user would pick instead: the same model, optimiser, batch, precision and data.
 
 Each side runs in a process of its own and they take turns of two seconds, ours and the bare loop twice a round; ratios are
-taken within a round. Peak memory is that of the whole process, with the same libraries loaded on both sides.
+taken within a round. Peak memory is that of the whole process and its workers, with the same libraries loaded on all sides.
 
-    python benchmarks/run.py                         # everything; at most 25 minutes on two cores
-    python benchmarks/run.py mlm mae --peer huggingface --precision bf16 --rounds 7
+    python benchmarks/run.py                         # everything; 12 to 35 minutes on two cores
+    python benchmarks/run.py mlm mae --peer huggingface --rounds 7     # into a temporary folder, for peers are missing
     python benchmarks/run.py --table --precision fp32    # what lies in benchmarks/results, as markdown
 """
 
 import argparse
 import datetime
-import importlib
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.cases.case import Case
+from benchmarks.cases.case import Case, beside_its_peers, case_named
 from benchmarks.cases.startup import HELP_TARGET, STEP_TARGET, help_seconds, objectives, step_seconds
 from benchmarks.gate import SideFailed, SideProcess, processes, until_stopped
 from benchmarks.record import FIRST_STEP, HEADER, RESULTS, Record, markdown, read_all, rows, write
@@ -33,14 +32,9 @@ from errors import BadInput, nearest
 from models.attention import has_bf16
 from training.trainer import resolve_precision
 
-IN_MODULE = {"mae_vit_b": "mae"}  # cases that share the file of another
 TRAINED = ("mae", "mae_vit_b", "simclr", "mlm", "rtd", "span", "causal_lm", "clip", "data")
+ROUNDS, SECONDS = 5, 2.0
 WARM = 1  # steps that are not timed, besides those that find out how many a turn takes
-
-
-def case_named(name: str) -> Case:
-    """A case of benchmarks/cases/; only its own peers are imported."""
-    return importlib.import_module(f"benchmarks.cases.{IN_MODULE.get(name, name)}").CASES[name]
 
 
 def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, known: dict[str, Any]) -> Record:
@@ -51,7 +45,8 @@ def compare(name: str, case: Case, precision: str, chosen: argparse.Namespace, k
     peers = {peer: entry for peer, entry in case.rivals().items() if not chosen.peer or peer in chosen.peer}
     sides = {"ours": case.ours} | {peer: entry.side for peer, entry in peers.items()}
     rates: dict[str, list[float]] = {side: [] for side in sides}
-    with processes({side: (function, (work, precision)) for side, function in sides.items()}) as started:
+    measured = {side: (beside_its_peers, (name, function, work, precision)) for side, function in sides.items()}
+    with processes(measured) as started:
         for process in started.values():  # until all are warm, some are still importing
             process.run(WARM)
         steps = {side: steps_in(chosen.seconds, process) for side, process in started.items()}
@@ -106,11 +101,15 @@ def steps_in(seconds: float, process: SideProcess) -> int:
 
 
 def startup(chosen: argparse.Namespace, known: dict[str, Any]) -> Record:
-    """Seconds of `train.py --help`, and of every objective until its first step begins and until that is done."""
+    """Seconds of `train.py --help`, and of every objective until its first step begins and until that is done.
+
+    Raises:
+        SideFailed: an objective has no first step, as is said when it is seen.
+    """
     help_seconds()  # once for the disk's sake
     seconds = {"train.py --help": [help_seconds() for _ in range(chosen.rounds)]}
     targets = {"train.py --help": HELP_TARGET}
-    warmed, done = set(), {}
+    warmed, done, failed = set(), {}, []
     for objective in ["mlm", "mae", "clip"] if chosen.toy else objectives():
         what = FIRST_STEP + objective
         try:
@@ -121,6 +120,9 @@ def startup(chosen: argparse.Namespace, known: dict[str, Any]) -> Record:
             seconds[what], targets[what] = [begun], STEP_TARGET
         except RuntimeError as error:
             print(f"{what}: {error}", file=sys.stderr, flush=True)
+            failed.append(objective)
+    if failed:
+        raise SideFailed(f"not every objective got to its first step: {', '.join(failed)}")
     return {
         "case": "startup",
         "date": datetime.date.today().isoformat(),
@@ -145,16 +147,22 @@ def main() -> int:
     parser.add_argument(
         "--precision", default="auto", help="auto (bf16 where the hardware has it; all in a table), fp32 or bf16"
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least one step")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of a turn, at least one step")
     parser.add_argument("--toy", action="store_true", help="at toy size: shows that it runs, measures nothing")
     parser.add_argument("--shards", help="for the case data: brace pattern or glob of .tar with .jpg and .json members")
-    parser.add_argument("--results", type=Path, help="folder of the records; by default benchmarks/results")
+    parser.add_argument(
+        "--results", type=Path,
+        help="folder of the records; by default benchmarks/results, or a temporary one where less than all was asked for",
+    )  # fmt: skip
     parser.add_argument("--table", action="store_true", help="print the records that there are as markdown, measure nothing")
     chosen = parser.parse_args()
     if chosen.precision not in ("auto", "fp32", "bf16"):
         parser.error(f"there is no precision '{chosen.precision}'; choices: auto, fp32, bf16")
-    folder = chosen.results or (Path(tempfile.mkdtemp()) if chosen.toy else RESULTS)
+    if chosen.rounds < 1 or not chosen.seconds > 0:
+        parser.error(f"--rounds and --seconds must be above 0, not {chosen.rounds} and {chosen.seconds:g}")
+    less = chosen.toy or chosen.peer or chosen.shards or chosen.rounds < ROUNDS or chosen.seconds < SECONDS
+    folder = chosen.results or (Path(tempfile.mkdtemp()) if less and not chosen.table else RESULTS)
     if chosen.table:
         asked = chosen.precision
         try:
@@ -178,8 +186,8 @@ def main() -> int:
 
 
 def measure(names: list[str], precision: str, chosen: argparse.Namespace, known: dict[str, Any], folder: Path) -> int:
-    """Run the cases one after the other, a line each, and show the table; the number of cases that failed."""
-    table, failed = Table(*HEADER), 0
+    """Run the cases one after the other, a line each, and show the table; the exit code, 1 where a case failed."""
+    table, failed = Table(*HEADER), False
     for number, name in enumerate(names, 1):
         began = time.perf_counter()
         try:
@@ -193,7 +201,7 @@ def measure(names: list[str], precision: str, chosen: argparse.Namespace, known:
                 record = compare(name, case, precision, chosen, known)
         except SideFailed as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
-            failed += 1
+            failed = True
             continue
         for row in rows(record):
             table.add_row(*row)
@@ -202,7 +210,8 @@ def measure(names: list[str], precision: str, chosen: argparse.Namespace, known:
         seconds = time.perf_counter() - began
         print(f"{number} of {len(names)}: {name}, {seconds:.0f} s{waiting}, {path.name}", flush=True)
     Console(width=max(160, Console().width)).print(table)
-    return int(failed > 0)
+    print(f"records: {folder}")
+    return int(failed)
 
 
 def announced(known: dict[str, Any], precision: str, asked: str) -> str:

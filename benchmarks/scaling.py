@@ -7,6 +7,7 @@ printed. Then the same model with the figures of a GPU cluster, which are assump
     python benchmarks/scaling.py            # about two minutes on two cores
 """
 
+import argparse
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -16,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.gate import until_stopped
 from datamodules.spec import DataSpec
 from models.timm_encoder import TimmEncoder
 from objectives.mae import MaskedAutoencoder
@@ -161,12 +162,17 @@ def measured_on_two() -> dict:
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe() for _ in range(2)]
     processes = [context.Process(target=on_two_processes, args=(port, rank, pipes[rank][1])) for rank in range(2)]
-    for process in processes:
+    for process, (_, theirs) in zip(processes, pipes, strict=True):
         process.start()
-    found = pipes[0][0].recv()
-    for process in processes:
-        process.join()
-    return found
+        theirs.close()
+    try:
+        return pipes[0][0].recv()
+    except EOFError:
+        raise SystemExit("one of the two processes ended before it had measured; it says above why") from None
+    finally:
+        for process in processes:
+            process.join(20)
+            process.kill()
 
 
 def line_through(points: list[tuple[float, float]]) -> tuple[float, float]:
@@ -185,6 +191,7 @@ def table(rows: list[list[str]]) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     works: dict[str, Work] = {}
     for name in ("mae", "simclr"):
         points = [(float(batch), seconds_a_step(name, batch, Ranks(), "auto")) for batch in BATCHES]
@@ -211,7 +218,7 @@ def main() -> None:
     predict()
 
 
-def predict(show: Callable[[list[list[str]]], None] = table) -> None:
+def predict() -> None:
     """Efficiency of whole recipes on GPUs. Assumed: 400 TFLOP/s at 40 %, 300 GB/s within 8 GPUs, 40 GB/s a GPU beyond."""
     flops = 0.4 * 400e12
     recipes = {  # forward and backward FLOPs a sample, weights, samples a GPU, gathered bytes a sample, batch-norm bytes
@@ -232,8 +239,8 @@ def predict(show: Callable[[list[list[str]]], None] = table) -> None:
             alone = step_seconds(work, batch, 1, machine)
             cells.append(f"{alone / step_seconds(work, batch, ranks, machine):.0%}")
         rows.append([*cells, f"{8 * weights / 1e6:,.0f} MB", f"{2 * gathered * batch * 1024 / 1e6:,.0f} MB"])
-    show(rows)
+    table(rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_stopped(main))

@@ -28,7 +28,7 @@ from training.throughput import Throughput
 from training.trainer import build_trainer, fit, prepare_speed
 
 Settings = dict[str, Any]  # of the node `trainer`
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = {"bf16": torch.bfloat16}
 
 
 class StepEnds(L.Callback):

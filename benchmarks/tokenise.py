@@ -26,14 +26,16 @@ from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.gate import until_stopped
 from datamodules.blocks import Blocks
 from datamodules.corpus import Corpus, Document
 from datamodules.encode import FastTokenizing
 from datamodules.text_sources import documents_of, files_of, sources_of
 from datamodules.token_cache import open_tokens
 from datamodules.tokenizer import wrapped
-from datamodules.tokenizer_training import train_tokenizer
+from datamodules.tokenizer_training import SMALLEST, train_tokenizer
 from datamodules.vocabulary import Vocabulary
+from errors import BadInput, nearest
 
 VOCABULARY, BLOCK, TRAINING_BYTES, PLAIN_BYTES = 8192, 128, 2_000_000, 4_000_000
 
@@ -116,6 +118,14 @@ def main() -> None:
     parser.add_argument("--files", help="a glob of .txt, .jsonl, .parquet, .gz or .zip; by default made-up text")
     parser.add_argument("--kinds", default="wordpiece,bpe,unigram")
     chosen = parser.parse_args()
+    try:
+        for kind in chosen.kinds.split(","):
+            if kind not in SMALLEST:
+                raise BadInput(f"there is no kind of tokenizer '{kind}'; {nearest(kind, SMALLEST)}")
+        if chosen.files:
+            files_of(chosen.files)
+    except BadInput as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         files = chosen.files or made_up(Path(folder))
         print(f"{'':10}  {'text':>7}  {'speed':>9}  {'plain':>9}  {'memory':>7}  {'of 4 x':>7}")
@@ -131,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_stopped(main))

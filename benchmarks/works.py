@@ -80,9 +80,9 @@ class Work:
         settings, choices = compose_settings("train", words, complete=False)
         return settings | {"names": choices}
 
-    def build(self, seed: int = 0) -> Objective:
-        """The objective with fresh weights, those of a seed."""
-        torch.manual_seed(seed)
+    def build(self) -> Objective:
+        """The objective with fresh weights, the same every time."""
+        torch.manual_seed(0)
         encoder = Start.of(self.config).build_encoder(self.spec)
         return build(self.config["objective"], encoder=encoder, spec=self.spec)
 
@@ -129,7 +129,11 @@ class Work:
 
 
 class Batches(IterableDataset):
-    """Endless batches: IN_MEMORY of them in turn, each with new sample numbers, so that every step draws anew."""
+    """Endless batches: IN_MEMORY of them in turn, each with new sample numbers, so that every step draws anew.
+
+    They lie ready, as a loader of this project hands out whole batches; trainers that put a batch together of samples in the
+    process that trains do so within their steps.
+    """
 
     def __init__(self, work: Work, objective: Objective):
         self.work, self.view, self.is_pinned = work, None, False

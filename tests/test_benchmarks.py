@@ -12,8 +12,10 @@ from counted_steps import facts_of
 
 from benchmarks import growth, kernels, machine, overhead, run
 from benchmarks.cases import startup
-from benchmarks.record import bound, markdown, ratio, read_all, rows, write
-from benchmarks.run import TRAINED, case_named
+from benchmarks.cases.case import case_named
+from benchmarks.gate import SideFailed
+from benchmarks.record import RESULTS, bound, markdown, ratio, read_all, rows, write
+from benchmarks.run import TRAINED
 from models.attention import has_bf16
 
 
@@ -46,6 +48,15 @@ def test_growth_is_judged_by_the_counted_flops(time, verdict):
     assert verdict in shown[0]
     assert "n^1.00" in shown[0]
     assert "within" in shown[1]
+
+
+def test_memory_that_was_too_small_to_be_seen_bends_no_exponent():
+    points = (10, 100, 1000, 10_000)
+    found = [{"seconds": 1.0, "memory_bytes": max(growth.UNSEEN, 1e4 * n)} for n in points]
+    assert found[1]["memory_bytes"] == found[0]["memory_bytes"] == growth.UNSEEN
+    assert growth.judged("samples", points, found)["exponents"]["memory_bytes"] == pytest.approx((1.0, 0.0))
+    nothing = [point | {"memory_bytes": growth.UNSEEN} for point in found]
+    assert growth.judged("samples", points, nothing)["exponents"]["memory_bytes"] == (0.0, 0.0)
 
 
 def test_the_order_of_many_samples_is_measured(tmp_path):
@@ -158,6 +169,41 @@ def test_a_command_without_a_first_step_says_why():
         startup.step_seconds("mlm", ["nonsense=1"])
 
 
+def test_an_objective_without_a_first_step_fails_the_measurement_of_start_up(monkeypatch, capsys):
+    def seconds_of(objective):
+        if objective == "mae":
+            raise RuntimeError("no first step: error: deliberate")
+        return 1.0, 2.0
+
+    monkeypatch.setattr(run, "step_seconds", seconds_of)
+    monkeypatch.setattr(run, "help_seconds", lambda: 0.5)
+    chosen = run.argparse.Namespace(toy=True, rounds=1)
+    with pytest.raises(SideFailed, match="first step: mae$"):
+        run.startup(chosen, {})
+    assert "first step of mae: no first step: error: deliberate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "is_all"),
+    [
+        ([], True),
+        (["mlm", "--rounds", "9"], True),
+        (["mlm", "--peer", "huggingface"], False),
+        (["data", "--shards", "x.tar"], False),
+        (["mlm", "--rounds", "1"], False),
+        (["mlm", "--seconds", "0.1"], False),
+        (["mlm", "--toy"], False),
+    ],
+)
+def test_only_what_was_measured_whole_takes_a_records_place(monkeypatch, words, is_all):
+    asked = []
+    monkeypatch.setattr(run, "measure", lambda *arguments: asked.append(arguments[-1]) or 0)
+    monkeypatch.setattr(machine, "described", lambda rates: {"cpu": "", "cores": 2, "threads": 2})
+    monkeypatch.setattr(sys, "argv", ["run.py", *words])
+    assert run.main() == 0
+    assert (asked == [RESULTS]) == is_all
+
+
 def test_the_machine_is_described():
     known = machine.described(rates=False)
     assert known["cores"] >= 1
@@ -183,6 +229,8 @@ def test_a_mistyped_case_is_named_with_its_neighbours(monkeypatch, capsys):
     ("words", "answer"),
     [
         (["mae", "--peer", "hugingface"], "did you mean huggingface?"),
+        (["mae", "--rounds", "0"], "--rounds and --seconds must be above 0, not 0 and 2"),
+        (["mae", "--seconds", "nan"], "--rounds and --seconds must be above 0, not 5 and nan"),
         (["--table", "--results", "EMPTY"], "there are no records in"),
         (["--table", "--results", "CUT"], "is cut or damaged"),
     ],

@@ -1,10 +1,13 @@
 """What a comparison consists of."""
 
+import importlib
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from benchmarks import sides
-from benchmarks.gate import Side
+from benchmarks.gate import Gate, Side
+
+IN_MODULE = {"mae_vit_b": "mae"}  # cases that share the file of another
 
 
 class AnyWork(Protocol):
@@ -65,6 +68,17 @@ class Case:
     def rivals(self) -> dict[str, Peer]:
         """The peers, and for training the bare loop."""
         return self.peers | ({"bare": BARE} if self.ours is sides.ours else {})
+
+
+def case_named(name: str) -> Case:
+    """A case of benchmarks/cases/; only its own peers are imported."""
+    return importlib.import_module(f"benchmarks.cases.{IN_MODULE.get(name, name)}").CASES[name]
+
+
+def beside_its_peers(gate: Gate, name: str, side: Side, work: AnyWork, precision: str) -> None:
+    """A side of a case with the libraries of all its sides loaded, so that none is smaller than another for lack of them."""
+    case_named(name)
+    side(gate, work, precision)
 
 
 BARE = Peer(sides.bare, "bare PyTorch loop over the same objective", target=0.97)

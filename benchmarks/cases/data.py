@@ -115,7 +115,8 @@ def decoding(gate: Gate, work: Shards, precision: str) -> None:
     """What neither can do without: pictures that lie in memory are decoded, resized and put together in as many workers."""
     rows = Decoding(jpegs(work), EvaluationView(work.image_size))
     order = BatchSampler(RandomSampler(rows, num_samples=EPOCHS * len(rows)), work.batch, drop_last=True)
-    for pictures in DataLoader(rows, batch_sampler=order, num_workers=WORKERS, collate_fn=torch.asarray):
+    loader = DataLoader(rows, batch_sampler=order, num_workers=WORKERS, prefetch_factor=4, collate_fn=torch.asarray)
+    for pictures in loader:
         check(pictures, work)
         gate.step()
 

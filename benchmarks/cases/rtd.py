@@ -33,9 +33,10 @@ def plain(gate: Gate, work: Work, precision: str) -> None:
     def loss(ids: Tensor) -> Tensor:
         batch = collator([{"input_ids": row} for row in ids])
         guess = generator(input_ids=batch["input_ids"], labels=batch["labels"])
-        noise = -torch.empty_like(guess.logits).exponential_().log()  # Gumbel
-        sampled = (guess.logits.detach() + noise).argmax(-1)
-        filled = torch.where(batch["labels"] >= 0, sampled, ids)
+        noisy = batch["labels"] >= 0
+        logits = guess.logits.detach()[noisy]
+        noise = -torch.empty_like(logits).exponential_().log()  # Gumbel
+        filled = ids.masked_scatter(noisy, (logits + noise).argmax(-1))
         return guess.loss + WEIGHT * detector(input_ids=filled, labels=(filled != ids).long()).loss
 
     batches = (batch["ids"] for batch in work.batches(built))

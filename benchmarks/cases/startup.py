@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.gate import SideFailed
 from conf import choices_of, read_choice
 
 HOME = Path(__file__).parents[2]
@@ -21,9 +22,15 @@ SIGNS = (b"step 0 of 1", b"step 1 of 1")  # in what train.py prints: the first s
 
 
 def help_seconds() -> float:
-    """Until `train.py --help` has ended."""
+    """Until `train.py --help` has ended.
+
+    Raises:
+        SideFailed: it ended with an error.
+    """
     began = time.perf_counter()
-    subprocess.run([sys.executable, "train.py", "--help"], cwd=HOME, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=HOME, capture_output=True, text=True)
+    if done.returncode:
+        raise SideFailed(f"train.py --help: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     return time.perf_counter() - began
 
 

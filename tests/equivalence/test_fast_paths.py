@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from benchmarks.run import case_named
+from benchmarks.cases.case import case_named
 from models import last_layer
 from models.attention import set_attention
 from models.last_block import BlockOfPart
