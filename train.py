@@ -18,6 +18,7 @@ def main(config: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from datamodules.counter import check_seed
     from training.accumulation import check_accumulation, check_batch
     from training.arrangement import Arrangement, freeze_unused
     from training.budget import Budget
@@ -31,7 +32,7 @@ def main(config: DictConfig) -> float:
     from training.pretraining import Pretraining
     from training.progress import ProgressLine
     from training.ranks import join
-    from training.run import AUTO, Run, score
+    from training.run import AUTO, Run, resumed, score
     from training.throughput import Throughput
     from training.trainer import build_trainer, fit, prepare_speed
     from transfer.knn import validation_probe
@@ -42,13 +43,14 @@ def main(config: DictConfig) -> float:
     settings = resolve(settings, tuple(hydra_config.overrides.task))
     check_fit(settings["names"])
     folder = settings["resume"] if settings["resume"] not in (None, AUTO) else hydra_config.runtime.output_dir
+    settings = resumed(settings, folder, hydra_config.overrides.task)
     if launched(settings["trainer"], hydra_config.overrides.task, folder, hydra_config.mode == RunMode.MULTIRUN):
         return score(folder)  # of several devices each had a process of its own, which ran what follows
     ranks = join(settings["trainer"])
     run = ranks.agree(lambda: Run.open(settings, folder))
     if run.finished:
         return score(folder)
-    seed = run.config["seed"]
+    seed = check_seed(run.config["seed"])
     torch.manual_seed(seed)
 
     start = run.start

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from reports.result import Result, read_result
 from training.budget import Budget
 from training.checkpoint_files import newest_checkpoint
 from training.checkpoints import remove
-from training.configuration import read_config
+from training.configuration import SPEED, gone_on_with, read_config
 from training.continuation import Start
 from training.energy import Energy
 from training.memory import peak_memory_bytes
@@ -31,7 +32,6 @@ from training.ranks import sum_over_ranks
 
 VERSIONS = ("torch", "torchvision", "lightning", "hydra-core", "timm", "transformers")
 AUTO = "auto"  # resume=auto: go on where a run is there already, else begin
-SPEED = ("trainer", "monitor")  # nodes that a resumed run takes from its new command line
 
 
 @dataclass
@@ -57,9 +57,7 @@ class Run:
 
     @classmethod
     def open(cls, config: dict[str, Any], folder: str | Path) -> "Run":
-        """A new run in `folder`, or with `resume` set that run, as it was configured.
-
-        On resume only the nodes `trainer` (speed) and `monitor` are taken from the new command line.
+        """A new run in `folder`, or with `resume` set that run, as it was configured but for what `resumed` has changed.
 
         Raises:
             BadInput: the folder holds a run already, has nothing to resume from, or is another process's at the moment.
@@ -256,6 +254,16 @@ class Run:
         if self._lock is not None:
             self._lock.release()
         return score(self.folder)
+
+
+def resumed(config: dict[str, Any], folder: str | Path, words: Sequence[str]) -> dict[str, Any]:
+    """The settings of a command line; where a run is gone on with, `trainer` and `monitor` are its own, but for what was typed.
+
+    Raises:
+        BadInput: its config.yaml is damaged.
+    """
+    begun = config["resume"] is not None and (Path(folder) / "config.yaml").exists()
+    return gone_on_with(config, Path(folder), words) if begun else config
 
 
 def score(folder: str | Path) -> float:

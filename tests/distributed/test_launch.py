@@ -58,7 +58,7 @@ def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on(here, tmp_path, w
     assert gone(list(ranks.values()), 10)
     assert not (tmp_path / "run" / "result.json").exists()
 
-    done = here("train.py", "resume=run", "trainer.accelerator=cpu", "trainer.precision=fp32")
+    done = here("train.py", "resume=run", "trainer=cpu", "trainer.precision=fp32")
     assert done.returncode == 0, done.stdout
     assert re.search(r"resumed at step [1-9]\d", done.stdout)
     done = here("train.py", *train[:-1], "hydra.run.dir=alone", "trainer.accelerator=cpu", "trainer.precision=fp32")
