@@ -18,6 +18,7 @@ def main(config: DictConfig) -> float:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
+    from datamodules.counter import check_seed
     from training.ranks import check_alone
     from training.trainer import prepare_speed
     from transfer.protocol import Bench, judged_part
@@ -30,7 +31,7 @@ def main(config: DictConfig) -> float:
 
     protocol = build(settings["transfer"])
     source = Source.find(settings, choices, protocol)
-    seed = settings["seed"] = source.seed or 0 if settings["seed"] is None else settings["seed"]
+    seed = settings["seed"] = check_seed(source.seed or 0 if settings["seed"] is None else settings["seed"])
     torch.manual_seed(seed)
     opened = source.open_data(settings.get("datamodule"), protocol)
     data = judged_part(protocol, opened, settings["label_fraction"], seed)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conf import choices_of
+from datamodules.counter import check_seed
 from errors import BadInput, nearest
 from plans.words import words_of
 from training.budget import UNITS, Budget
@@ -123,8 +124,10 @@ def seeds_of(value: Any) -> tuple[int, ...]:
     """
     counted = isinstance(value, int) and not isinstance(value, bool)
     seeds = tuple(range(value)) if counted else tuple(listed(value))
-    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
+    if not seeds:
         raise BadInput(f"seeds={value} must be a number of seeds, 1 or more, or a list of them such as [0,1,2]")
+    for seed in seeds:
+        check_seed(seed)
     if len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds={list(seeds)} holds a seed twice; the same run again is no repetition")
     return seeds

@@ -93,9 +93,9 @@ class Pretraining(L.LightningModule):
             self.stop_if_not_finite()
 
     def _forward(self, batch: Batch, part: int) -> Outcome:
-        # dropout and stochastic depth too are functions of (seed, rank, step): a resumed run needs no generator state
+        # dropout and stochastic depth too are functions of (seed, rank and part, step): a resumed run needs no generator state
         place = self.global_rank * self.arrangement.accumulate + part
-        seed_generators((self.seed * 1_000_003 + place) * 1_000_003 + self.global_step, self.device)
+        seed_generators(((self.seed * 1_000_003 + place) * 1_000_003 + self.global_step) % 2**63, self.device)
         return self.objective(batch, Draw(self.seed, batch["epoch"], batch["index"]))
 
     def _forward_in_parts(self, parts: list[Batch]) -> list[Outcome]:

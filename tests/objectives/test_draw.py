@@ -1,11 +1,17 @@
 """Draws: right against Python's big integers, uniform, and a function of (seed, epoch, index) alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
-from datamodules.counter import scramble
+from datamodules.counter import LARGEST_SEED, check_seed, scramble
+from datamodules.order import permutation
+from errors import BadInput
 from objectives.draw import Draw
+from training.pretraining import Pretraining
 
 MASK = 2**64 - 1
 
@@ -48,6 +54,28 @@ def test_normal_numbers_are_normal_and_finite():
 def test_known_output_of_the_published_generator():
     # Java's SplittableRandom and the C reference give 0xE220A8397B1DCDAF first for seed 0
     assert splitmix64(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF
+
+
+@pytest.mark.parametrize("seed", [0, LARGEST_SEED])
+def test_every_generator_takes_the_seeds_that_a_run_may_have(seed):
+    assert check_seed(seed) == seed
+    index = torch.arange(4)
+    assert Draw(seed, index, index).uniform("x", 2).shape == (4, 2)
+    torch.manual_seed(seed)
+    np.random.default_rng(seed)
+    assert sorted(permutation(seed, 3, 5).tolist()) == [0, 1, 2, 3, 4]
+    batch = {"epoch": index, "index": index}
+    module = SimpleNamespace(
+        seed=seed, global_rank=1, global_step=10, device=torch.device("cpu"), arrangement=SimpleNamespace(accumulate=2),
+        objective=lambda batch, draw: torch.rand(1),
+    )  # fmt: skip
+    assert 0 <= Pretraining._forward(module, batch, 1) < 1
+
+
+@pytest.mark.parametrize("seed", [-1, LARGEST_SEED + 1, 1.5, "abc", None, True])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(BadInput, match="must be a whole number from 0"):
+        check_seed(seed)
 
 
 def test_a_sample_gets_the_same_numbers_in_any_batch():
