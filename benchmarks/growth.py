@@ -32,7 +32,7 @@ from errors import nearest
 
 WARM, STEPS, ORDER_BATCH, ORDER_STEPS = 2, 3, 256, 200
 MEMORY_LIMITS = {"batch": 1.0, "length": 2.0, "width": 2.0, "samples": 1.0}  # activations; scores; weights; an order
-UNSEEN = 1e6  # bytes
+UNSEEN = 2e6  # bytes
 SLACK = 0.1  # of an exponent, beyond twice its standard error
 
 
@@ -90,7 +90,7 @@ def order_point(num_samples: int) -> dict[str, float]:
 
 
 def grown(found: dict[str, float]) -> float:
-    """Bytes; less than a megabyte cannot be told from what an allocator had left over."""
+    """Bytes; less than two megabytes cannot be told from what comes with the first batch."""
     return max(found["peak_memory_bytes"] - found["started_bytes"], UNSEEN)
 
 
