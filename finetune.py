@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import build
 from conf.command import command
+from conf.settings import Finetune, check_settings
 
 
 @command
@@ -24,6 +25,7 @@ def main(config: DictConfig) -> float:
     from transfer.source import Source, finish
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_settings(settings, Finetune)
     check_alone(settings["trainer"])
     choices = HydraConfig.get().runtime.choices
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))

@@ -5,6 +5,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import build
 from conf.command import begins_here, command
+from conf.settings import Train, check_settings
 
 # a resumed run goes on in its own folder, other ranks in the first one's: for them Hydra creates none
 OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if begins_here(resume) else ".", replace=True)
@@ -41,6 +42,7 @@ def main(config: DictConfig) -> float:
     settings["names"] = {group: hydra_config.runtime.choices[group] for group in ("objective", "model", "datamodule")}
     settings = resolve(settings, tuple(hydra_config.overrides.task))
     check_fit(settings["names"])
+    check_settings(settings, Train)
     folder = settings["resume"] if settings["resume"] not in (None, AUTO) else hydra_config.runtime.output_dir
     if launched(settings["trainer"], hydra_config.overrides.task, folder, hydra_config.mode == RunMode.MULTIRUN):
         return score(folder)  # of several devices each had a process of its own, which ran what follows

@@ -82,7 +82,7 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         raise BadInput(f"a fraction must lie between 0 and 1, not {fraction}")
     if np.issubdtype(labels.dtype, np.floating):
         labels = np.zeros(len(labels), int)
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.random.default_rng(seed % 2**63).permutation(len(labels))  # torch takes negative seeds, NumPy none
     chosen = []
     for label in np.unique(labels):
         members = order[labels[order] == label]

@@ -22,6 +22,7 @@ from objectives.projector import projector
 from objectives.simclr import at_least_float32
 from objectives.two_views import TwoViews
 from objectives.views import Crops
+from ranges import Count, NotNegative, ShareAbove0
 
 
 class Triplet(Objective):
@@ -44,11 +45,11 @@ class Triplet(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        margin: float = 0.5,
-        projector_width: int = 2048,
-        embedding_width: int = 128,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        view_size: int | None = None,
+        margin: NotNegative = 0.5,
+        projector_width: Count = 2048,
+        embedding_width: Count = 128,
+        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0),
+        view_size: Count | None = None,
     ):
         super().__init__(encoder)
         self.margin = margin
