@@ -15,15 +15,15 @@ from ranges import Count, CountOr0, NotNegative, Positive, ShareAbove0
 NODES = ("objective", "model", "datamodule", "optimizer", "transfer")
 LATE = ("encoder", "spec")  # what no configuration gives
 BEGINNING = "init"  # the setting of the node `model` that is no argument of its class
-FEWEST = 6  # pictures of which two are queries, whose spread can be told
+FEWEST_PICTURES = 6  # of which two are queries, whose spread can be told
 
 
 class Trainer(TypedDict, total=False):
-    """conf/trainer/*.yaml; the choices that names are of are checked where they are made."""
+    """Of conf/trainer/*.yaml; which names there are is said where they are chosen from."""
 
     accelerator: str
     strategy: str
-    devices: int | str
+    devices: Any  # a number or a word: `training.ranks` knows which
     num_nodes: Count
     precision: str
     attention: str
@@ -40,7 +40,7 @@ class Monitor(TypedDict, total=False):
     """As `training.monitors.Monitors` takes them."""
 
     times: CountOr0
-    pictures: Annotated[int, Ge(FEWEST)]
+    pictures: Annotated[int, Ge(FEWEST_PICTURES)]
     share: NotNegative
 
 

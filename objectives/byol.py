@@ -21,8 +21,8 @@ from objectives.schedule import cosine
 from objectives.simclr import at_least_float32
 from objectives.teacher import Teacher
 from objectives.two_views import TwoViews
-from objectives.views import Crops
-from ranges import Count, Share, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, Share
 
 
 class BYOL(Objective):
@@ -49,7 +49,7 @@ class BYOL(Objective):
         momentum: Share = 0.996,
         projector_width: Count = 4096,
         embedding_width: Count = 256,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0),
+        crop_scale: CropScale = (0.08, 1.0),
         view_size: Count | None = None,
     ):
         super().__init__(encoder)

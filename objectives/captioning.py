@@ -29,8 +29,8 @@ from objectives.objective import Batch, Likelihood, Objective, Outcome
 from objectives.pictures import gallery
 from objectives.targets import mean_over_targets, share
 from objectives.text_tables import in_a_table
-from objectives.views import Crops
-from ranges import Count, Share, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, Share
 
 HEAD = 64  # width of an attention head, as in vision transformers
 
@@ -63,7 +63,7 @@ class Captioning(Objective):
         parallel_share: Share = 0.75,
         decoder_depth: Count = 6,
         decoder_width: Count | None = None,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.9, 1.0),
+        crop_scale: CropScale = (0.9, 1.0),
         flip: Share = 0.0,
     ):
         super().__init__(encoder)

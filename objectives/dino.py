@@ -27,8 +27,8 @@ from objectives.pictures import tile
 from objectives.schedule import cosine, rise
 from objectives.simclr import at_least_float32
 from objectives.teacher import Teacher
-from objectives.views import Crops, view_side
-from ranges import Count, CountOr0, Positive, Share, ShareAbove0
+from objectives.views import Crops, CropScale, view_side
+from ranges import Count, CountOr0, Positive, Share
 
 NUM_GLOBAL = 2
 LOCAL_SIDE = 3 / 7  # of the image: 96 of 224 px in the paper
@@ -69,9 +69,9 @@ class DINO(Objective):
         temperature_warmup: Share = 0.3,
         centre_momentum: Share = 0.9,
         freeze_prototypes: Share = 0.01,
-        global_scale: tuple[ShareAbove0, ShareAbove0] = (0.4, 1.0),
+        global_scale: CropScale = (0.4, 1.0),
         num_local: CountOr0 = 8,
-        local_scale: tuple[ShareAbove0, ShareAbove0] = (0.05, 0.4),
+        local_scale: CropScale = (0.05, 0.4),
         local_size: Count | None = None,
     ):
         super().__init__(encoder)

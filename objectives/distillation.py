@@ -26,8 +26,8 @@ from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import gallery
 from objectives.simclr import at_least_float32
-from objectives.views import Crops
-from ranges import Positive, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Positive
 
 
 class FeatureDistillation(Objective):
@@ -54,7 +54,7 @@ class FeatureDistillation(Objective):
         spec: DataSpec,
         teacher: str,
         projection: bool = True,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.2, 1.0),
+        crop_scale: CropScale = (0.2, 1.0),
     ):
         super().__init__(encoder)
         self.crops = Crops(spec.image_size, scale=tuple(crop_scale))
@@ -109,7 +109,7 @@ class LogitDistillation(Objective):
         spec: DataSpec,
         teacher: str,
         temperature: Positive = 4.0,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.35, 1.0),
+        crop_scale: CropScale = (0.35, 1.0),
     ):
         super().__init__(encoder)
         if temperature <= 0:

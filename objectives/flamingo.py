@@ -39,8 +39,8 @@ from objectives.objective import Batch, Likelihood, Objective, Outcome
 from objectives.pictures import gallery
 from objectives.targets import mean_over_targets, share
 from objectives.text_tables import in_a_table
-from objectives.views import Crops
-from ranges import Count, CountOr0, Share, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, CountOr0, Share
 
 
 class Flamingo(Objective):
@@ -74,7 +74,7 @@ class Flamingo(Objective):
         shots: CountOr0 = 3,
         num_latents: Count = 16,
         resampler_depth: Count = 2,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.9, 1.0),
+        crop_scale: CropScale = (0.9, 1.0),
         flip: Share = 0.0,
     ):
         super().__init__(encoder)

@@ -21,8 +21,8 @@ from objectives.draw import Draw
 from objectives.grad_cache import in_chunks
 from objectives.objective import Batch, Objective, Outcome
 from objectives.text_tables import in_a_table
-from objectives.views import Crops
-from ranges import Count, Share, ShareAbove0, ShareBelow1
+from objectives.views import Crops, CropScale
+from ranges import Count, Share, ShareBelow1
 
 CELL = 16  # pixels of a similarity in the picture of them
 SHOWN = 3  # captions a picture
@@ -81,7 +81,7 @@ class ImageText(Objective):
         text_settings: dict[str, Any] | None = None,
         text_pool: str | None = None,
         embedding_width: Count | None = None,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.9, 1.0),
+        crop_scale: CropScale = (0.9, 1.0),
         flip: Share = 0.0,
         quarter_turns: bool = False,
         patch_dropout: ShareBelow1 = 0.0,

@@ -23,8 +23,8 @@ from models.positions import sincos_positions
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import tile
-from objectives.views import Crops
-from ranges import Count, OpenShare, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, OpenShare
 
 
 class MaskedAutoencoder(Objective):
@@ -53,7 +53,7 @@ class MaskedAutoencoder(Objective):
         decoder_depth: Count | None = None,
         decoder_heads: Count | None = None,
         normalise_target: bool = True,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.2, 1.0),
+        crop_scale: CropScale = (0.2, 1.0),
     ):
         super().__init__(encoder)
         num_patches, patch = encoder.num_patches, encoder.patch_size

@@ -26,8 +26,8 @@ from objectives.projector import projector
 from objectives.simclr import at_least_float32
 from objectives.teacher import Teacher
 from objectives.two_views import TwoViews
-from objectives.views import Crops
-from ranges import Count, Positive, Share, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, Positive, Share
 
 
 class MoCoV2(Objective):
@@ -56,7 +56,7 @@ class MoCoV2(Objective):
         momentum: Share = 0.999,
         projector_width: Count = 2048,
         embedding_width: Count = 128,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.2, 1.0),
+        crop_scale: CropScale = (0.2, 1.0),
         view_size: Count | None = None,
     ):
         super().__init__(encoder)

@@ -25,8 +25,8 @@ from objectives.schedule import cosine
 from objectives.simclr import at_least_float32
 from objectives.teacher import Teacher
 from objectives.two_views import TwoViews
-from objectives.views import Crops
-from ranges import Count, Positive, Share, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, Positive, Share
 
 
 class MoCoV3(Objective):
@@ -59,7 +59,7 @@ class MoCoV3(Objective):
         embedding_width: Count = 256,
         projector_depth: Count = 3,
         freeze_patches: bool = True,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0),
+        crop_scale: CropScale = (0.08, 1.0),
         view_size: Count | None = None,
     ):
         super().__init__(encoder)

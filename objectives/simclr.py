@@ -19,8 +19,8 @@ from objectives.objective import Batch, Objective, Outcome
 from objectives.photometry import simclr_colours
 from objectives.projector import projector
 from objectives.two_views import TwoViews
-from objectives.views import Crops
-from ranges import Count, NotNegative, Positive, Share, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, NotNegative, Positive, Share
 
 
 class SimCLR(Objective):
@@ -50,7 +50,7 @@ class SimCLR(Objective):
         projector_width: Count = 2048,
         embedding_width: Count = 128,
         projector_depth: Count = 2,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0),
+        crop_scale: CropScale = (0.08, 1.0),
         view_size: Count | None = None,
         colour_strength: NotNegative | None = None,
         blur: Share | None = None,

@@ -14,8 +14,8 @@ from models.encoder import Encoder
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import gallery
-from objectives.views import Crops
-from ranges import Share, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Share
 
 
 class Supervised(Objective):
@@ -37,7 +37,7 @@ class Supervised(Objective):
         encoder: Encoder,
         spec: DataSpec,
         label_smoothing: Share = 0.1,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.35, 1.0),
+        crop_scale: CropScale = (0.35, 1.0),
         mix: Share = 0.0,
     ):
         super().__init__(encoder)

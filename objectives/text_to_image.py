@@ -33,8 +33,8 @@ from objectives.pictures import tile
 from objectives.targets import mean_over_targets, share
 from objectives.text_samples import TEMPERATURE, pick
 from objectives.text_tables import in_a_table
-from objectives.views import Crops
-from ranges import Share, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Share
 
 
 class TextToImage(Objective):
@@ -64,7 +64,7 @@ class TextToImage(Objective):
         spec: DataSpec,
         tokenizer: str,
         text_weight: Share = 0.125,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.9, 1.0),
+        crop_scale: CropScale = (0.9, 1.0),
         flip: Share = 0.0,
     ):
         super().__init__(encoder)

@@ -21,8 +21,8 @@ from objectives.photometry import simclr_colours
 from objectives.projector import projector
 from objectives.simclr import at_least_float32
 from objectives.two_views import TwoViews
-from objectives.views import Crops
-from ranges import Count, NotNegative, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, NotNegative
 
 
 class Triplet(Objective):
@@ -48,7 +48,7 @@ class Triplet(Objective):
         margin: NotNegative = 0.5,
         projector_width: Count = 2048,
         embedding_width: Count = 128,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0),
+        crop_scale: CropScale = (0.08, 1.0),
         view_size: Count | None = None,
     ):
         super().__init__(encoder)

@@ -20,8 +20,8 @@ from objectives.photometry import byol_colours
 from objectives.projector import projector
 from objectives.simclr import at_least_float32
 from objectives.two_views import TwoViews
-from objectives.views import Crops
-from ranges import Count, NotNegative, ShareAbove0
+from objectives.views import Crops, CropScale
+from ranges import Count, NotNegative
 
 
 class VICReg(Objective):
@@ -48,7 +48,7 @@ class VICReg(Objective):
         variance: NotNegative = 25.0,
         covariance: NotNegative = 1.0,
         expander_width: Count = 8192,
-        crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0),
+        crop_scale: CropScale = (0.08, 1.0),
         view_size: Count | None = None,
     ):
         super().__init__(encoder)

@@ -13,6 +13,7 @@ from models.attention import set_attention
 from models.encoder import Encoder
 from objectives.supervised import Supervised
 from objectives.supervised_text import SupervisedText
+from objectives.views import CropScale
 from ranges import Count, CountOr0, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
 from training.course import Steps
 from training.optimization import Optimization
@@ -56,7 +57,7 @@ class FineTune:
     clip_norm: Positive | None = 1.0
     label_smoothing: Share | None = None
     mix: Share = 0.0
-    crop_scale: tuple[ShareAbove0, ShareAbove0] = (0.35, 1.0)
+    crop_scale: CropScale = (0.35, 1.0)
     drop_path: ShareBelow1 = 0.1
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
