@@ -120,3 +120,9 @@ def test_pictures_of_a_split_that_fits_are_decoded_once(tmp_path, num, from_file
     first, again = (samples.__getitems__([(0, 1), (0, 2)])["views"] for _ in range(2))
     assert torch.equal(first, again)
     assert loaded == [1, 2] * times
+
+
+def test_a_share_is_drawn_by_any_seed():
+    labels = np.arange(20) % 2
+    assert len(stratified(labels, 0.5, seed=-1)) == 10
+    assert stratified(labels, 0.5, seed=-1).tolist() != stratified(labels, 0.5, seed=1).tolist()
