@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import build
 from conf.command import command
+from conf.settings import Finetune, check_settings
 
 
 @command
@@ -18,20 +19,20 @@ def main(config: DictConfig) -> float:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
-    from datamodules.counter import check_seed
     from training.ranks import check_alone
     from training.trainer import prepare_speed
     from transfer.protocol import Bench, judged_part
     from transfer.source import Source, finish
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_settings(settings, Finetune)
     check_alone(settings["trainer"])
     choices = HydraConfig.get().runtime.choices
     folder = Path(os.path.relpath(HydraConfig.get().runtime.output_dir))
 
     protocol = build(settings["transfer"])
     source = Source.find(settings, choices, protocol)
-    seed = settings["seed"] = check_seed(source.seed or 0 if settings["seed"] is None else settings["seed"])
+    seed = settings["seed"] = source.seed or 0 if settings["seed"] is None else settings["seed"]
     torch.manual_seed(seed)
     opened = source.open_data(settings.get("datamodule"), protocol)
     data = judged_part(protocol, opened, settings["label_fraction"], seed)

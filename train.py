@@ -5,6 +5,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import build
 from conf.command import begins_here, command
+from conf.settings import Train, check_settings
 
 # a resumed run goes on in its own folder, other ranks in the first one's: for them Hydra creates none
 OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if begins_here(resume) else ".", replace=True)
@@ -18,7 +19,6 @@ def main(config: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from datamodules.counter import check_seed
     from training.accumulation import check_accumulation, check_batch
     from training.arrangement import Arrangement, freeze_unused
     from training.budget import Budget
@@ -44,13 +44,14 @@ def main(config: DictConfig) -> float:
     check_fit(settings["names"])
     folder = settings["resume"] if settings["resume"] not in (None, AUTO) else hydra_config.runtime.output_dir
     settings = resumed(settings, folder, hydra_config.overrides.task)
+    check_settings(settings, Train)
     if launched(settings["trainer"], hydra_config.overrides.task, folder, hydra_config.mode == RunMode.MULTIRUN):
         return score(folder)  # of several devices each had a process of its own, which ran what follows
     ranks = join(settings["trainer"])
     run = ranks.agree(lambda: Run.open(settings, folder))
     if run.finished:
         return score(folder)
-    seed = check_seed(run.config["seed"])
+    seed = run.config["seed"]
     torch.manual_seed(seed)
 
     start = run.start

@@ -1,6 +1,6 @@
 """The configuration: its files, and how a node of it becomes an object."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from errors import BadInput, nearest
 
 CONF = Path(__file__).parent
 NAMES_A_MODEL = "_model"  # ends the key of a setting whose value is a choice of the group `model`
+SETTINGS_OF_A_MODEL = "_settings"  # ends the key beside it that holds settings of that model
 
 
 def choices_of(group: str) -> list[str]:
@@ -55,11 +56,7 @@ def build(node: dict[str, Any], **late: Any) -> Any:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    named = {
-        key: model_named(key, value)
-        for key, value in node.items()
-        if key.endswith(NAMES_A_MODEL) and isinstance(value, str) and key not in late
-    }
+    named = models_named(node, late)
     plain = {key: value for key, value in node.items() if key not in named}
     check_node(plain, {**named, **late})
     try:
@@ -89,6 +86,15 @@ def _raised_here(error: Exception) -> bool:
     return file.is_relative_to(CONF.parent) and file.relative_to(CONF.parent).parts[0] in ("conf", *OURS)
 
 
+def models_named(node: dict[str, Any], late: Iterable[str] = ()) -> dict[str, Callable[..., Any]]:
+    """Setting -> what `model_named` makes of it, of the settings of a node that name a model and are not given besides."""
+    return {
+        key: model_named(key, value)
+        for key, value in node.items()
+        if key.endswith(NAMES_A_MODEL) and isinstance(value, str) and key not in late
+    }
+
+
 def model_named(key: str, choice: str) -> Callable[..., Any]:
     """(spec, **other settings) -> the model that a setting names; the key begins with its modality ("text_model")."""
     wanted = key.removesuffix(NAMES_A_MODEL)
@@ -100,6 +106,7 @@ def model_named(key: str, choice: str) -> Callable[..., Any]:
     node = read_choice("model", choice)
 
     def model(spec: Any, **settings: Any) -> Any:
+        check_node({**node, **settings}, ["spec"], f"objective.{wanted}{SETTINGS_OF_A_MODEL}")
         return build({**node, **settings}, spec=spec)
 
     return model

@@ -5,14 +5,9 @@ The generator is the finaliser of splitmix64 (Steele, Lea and Flood 2014, figure
 Shapes: B samples.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from errors import BadInput
-
-LARGEST_SEED = 2**63 - 1
 GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB
 
@@ -34,14 +29,3 @@ def sample_keys(seed: int, epoch: Tensor, index: Tensor) -> Tensor:
     for part in (epoch, index):
         key_B = scramble(key_B + GOLDEN) ^ part
     return scramble(key_B + GOLDEN)
-
-
-def check_seed(seed: Any) -> int:
-    """The seed of a run.
-
-    Raises:
-        BadInput: it is none that all generators take.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
-        raise BadInput(f"seed={seed} must be a whole number from 0 to 2^63 - 1")
-    return seed

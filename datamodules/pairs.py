@@ -14,6 +14,7 @@ from datamodules.samples import Pictures, usual_size
 from datamodules.tables import SUFFIXES, Row, check_columns, read_table
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput
+from ranges import Count, Seed, ShareBelow1
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,12 @@ class Pairs(ImageTextData):
         caption: str = "caption",
         label: str | None = None,
         classes: str | None = None,
-        image_size: int | None = None,
-        batch_size: int = 128,
-        max_length: int = 32,
+        image_size: Count | None = None,
+        batch_size: Count = 128,
+        max_length: Count = 32,
         fixed_length: bool = False,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
+        val_fraction: ShareBelow1 = 0.1,
+        split_seed: Seed = 0,
         cache: str | None = None,
     ):
         problems: Counter = Counter()

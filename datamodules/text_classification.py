@@ -13,6 +13,7 @@ from datamodules.files import DAMAGE
 from datamodules.tables import SUFFIXES, Row, check_columns, read_table
 from datamodules.text_task import Texts, TextTask
 from errors import BadInput, nearest
+from ranges import Count, Seed, ShareBelow1
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,10 @@ class TextClassification(TextTask):
         text_pair: str | None = None,
         label: str = "label",
         selection: str = "accuracy",
-        max_length: int = 128,
-        batch_size: int = 32,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
+        max_length: Count = 128,
+        batch_size: Count = 32,
+        val_fraction: ShareBelow1 = 0.1,
+        split_seed: Seed = 0,
         cache: str | None = None,
     ):
         if not root:

@@ -7,6 +7,7 @@ from datamodules.corpus import Document
 from datamodules.text import TextData
 from datamodules.text_sources import documents_of, files_of, sources_of
 from errors import BadInput, nearest
+from ranges import Count, CountOr0, OpenShare, Seed
 
 DOCUMENTS = ("file", "line", "paragraph")
 
@@ -27,13 +28,13 @@ class TextFiles(TextData):
         tokenizer: dict,
         document: str = "file",
         column: str = "text",
-        block_length: int = 128,
-        batch_size: int = 64,
+        block_length: Count = 128,
+        batch_size: Count = 64,
         start_token: bool = True,
         isolate_documents: bool = False,
-        num_sentinels: int = 0,
-        val_fraction: float = 0.05,
-        split_seed: int = 0,
+        num_sentinels: CountOr0 = 0,
+        val_fraction: OpenShare = 0.05,
+        split_seed: Seed = 0,
         cache: str | None = None,
     ):
         if document not in DOCUMENTS:

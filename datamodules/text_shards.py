@@ -8,6 +8,7 @@ from datamodules.shard_sample import Fields
 from datamodules.shards import open_splits
 from datamodules.text import TextData
 from datamodules.vocabulary import Vocabulary
+from ranges import Count, CountOr0, OpenShare, Seed
 
 
 class TextShards(TextData):
@@ -26,13 +27,13 @@ class TextShards(TextData):
         val_shards: str | list[str] | None = None,
         test_shards: str | list[str] | None = None,
         text: str | Sequence[str] = ("txt", "json.text"),
-        block_length: int = 128,
-        batch_size: int = 64,
+        block_length: Count = 128,
+        batch_size: Count = 64,
         start_token: bool = True,
         isolate_documents: bool = False,
-        num_sentinels: int = 0,
-        val_fraction: float = 0.05,
-        split_seed: int = 0,
+        num_sentinels: CountOr0 = 0,
+        val_fraction: OpenShare = 0.05,
+        split_seed: Seed = 0,
         cache: str | None = None,
     ):
         patterns = {"shards": shards, "val_shards": val_shards, "test_shards": test_shards}

@@ -11,6 +11,7 @@ from torchvision import datasets
 from datamodules.images import ImageData
 from datamodules.samples import Pictures
 from errors import BadInput, nearest
+from ranges import Count, Seed, ShareBelow1
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class TorchvisionSet(ImageData):
         self,
         name: str,
         root: str = "data",
-        image_size: int | None = None,
-        batch_size: int = 128,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
+        image_size: Count | None = None,
+        batch_size: Count = 128,
+        val_fraction: ShareBelow1 = 0.1,
+        split_seed: Seed = 0,
     ):
         if name not in KNOWN:
             raise BadInput(f"torchvision set '{name}' is not known here; {nearest(name, KNOWN)}")

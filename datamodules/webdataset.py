@@ -8,6 +8,7 @@ from datamodules.samples import usual_size
 from datamodules.shard_sample import Fields
 from datamodules.shards import open_splits, reported_on
 from datamodules.vocabulary import Vocabulary
+from ranges import Count, Seed, ShareBelow1
 
 
 class WebDataset(ImageTextData):
@@ -40,12 +41,12 @@ class WebDataset(ImageTextData):
         caption: str | Sequence[str] = ("txt", "json.caption", "json.captions"),
         label: str | Sequence[str] | None = ("cls", "json.label", "json.scene"),
         classes: str | None = None,
-        image_size: int | None = None,
-        batch_size: int = 128,
-        max_length: int = 32,
+        image_size: Count | None = None,
+        batch_size: Count = 128,
+        max_length: Count = 32,
         fixed_length: bool = False,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
+        val_fraction: ShareBelow1 = 0.1,
+        split_seed: Seed = 0,
         cache: str | None = None,
     ):
         patterns = reported_on(shards, val_shards, test_shards, "webdataset")

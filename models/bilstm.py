@@ -12,6 +12,7 @@ from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import ALL_LAYERS, Encoder, Features
 from models.text_encoder import TextEncoder, TextInputs
+from ranges import Count, ShareBelow1
 
 
 class BiLSTM(Encoder):
@@ -29,7 +30,7 @@ class BiLSTM(Encoder):
     modality = "text"
     attention = "directions"
 
-    def __init__(self, spec: DataSpec, width: int = 256, depth: int = 2, dropout: float = 0.0):
+    def __init__(self, spec: DataSpec, width: Count = 256, depth: Count = 2, dropout: ShareBelow1 = 0.0):
         super().__init__()
         if width < 2 or width % 2 or depth < 1:
             raise BadInput(f"model=bilstm needs an even model.width and a model.depth of at least 1, not {width} and {depth}")

@@ -28,6 +28,7 @@ from models.text_nets import (
     set_dropout,
     stop_guessing,
 )
+from ranges import Count, ShareBelow1
 
 UNLIMITED = 1_000_000  # positions of architectures that only know distances
 ONE_SEGMENT = ("bert", "electra")  # architectures with segments, which take them in one row for all rows
@@ -84,12 +85,12 @@ class TextEncoder(Encoder):
         name: str | None = None,
         config: dict[str, Any] | None = None,
         pretrained: bool = False,
-        width: int = 256,
-        depth: int = 4,
-        heads: int = 4,
-        feedforward: int = 1024,
+        width: Count = 256,
+        depth: Count = 4,
+        heads: Count = 4,
+        feedforward: Count = 1024,
         pool: str = "mean",
-        dropout: float = 0.0,
+        dropout: ShareBelow1 = 0.0,
         initialisation: str | None = None,
         settings: dict[str, Any] | None = None,
     ):

@@ -20,6 +20,7 @@ from models.last_block import allow_part
 from models.patches import can_embed_some, embed_some
 from models.positions import sincos_positions
 from models.weights import load_strictly
+from ranges import Count, ShareBelow1
 
 SMALL_IMAGE = 64  # pixels; up to here a ResNet gets a 3x3 stem without max-pool, as CIFAR recipes do
 
@@ -49,11 +50,11 @@ class TimmEncoder(Encoder):
         spec: DataSpec,
         name: str,
         pretrained: bool | str = False,
-        patch_size: int | None = None,
-        depth: int | None = None,
+        patch_size: Count | None = None,
+        depth: Count | None = None,
         positions: str = "learned",
         pool: str = "avg",
-        drop_path: float = 0.0,
+        drop_path: ShareBelow1 = 0.0,
         settings: dict[str, Any] | None = None,
     ):
         super().__init__()

@@ -12,6 +12,7 @@ from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder, Features
 from models.text_encoder import TextInputs
+from ranges import Count
 
 
 class WordVectors(Encoder):
@@ -25,7 +26,7 @@ class WordVectors(Encoder):
     modality = "text"
     attention = "none"
 
-    def __init__(self, spec: DataSpec, width: int = 128):
+    def __init__(self, spec: DataSpec, width: Count = 128):
         super().__init__()
         self.width, self.vocabulary, self.block_length = width, spec.vocabulary, spec.block_length
         self.net = nn.Embedding(spec.vocabulary.size, width)

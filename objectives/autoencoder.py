@@ -30,7 +30,8 @@ from objectives.codebook import Codebook
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import tile
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, Positive
 
 SMALLEST = 9  # the decoder begins with a grid of at most this side and doubles it
 NARROWEST = 16  # channels
@@ -59,9 +60,9 @@ class Autoencoder(Objective):
         spec: DataSpec,
         corruption: Callable[[Tensor, Draw], tuple[Tensor, Tensor]],
         bottleneck: Callable[..., Bottleneck],
-        pixel_std: float = 0.1,
-        decoder_width: int = 128,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
+        pixel_std: Positive = 0.1,
+        decoder_width: Count = 128,
+        crop_scale: CropScale = (0.2, 1.0),
     ):
         super().__init__(encoder)
         if pixel_std <= 0:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.encoder import Encoder, Features
 from objectives.collapse import feature_std
 from objectives.draw import Draw
+from ranges import Count, NotNegative
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Gaussian(Bottleneck):
         weight: of the divergence from the standard normal; 1 is the bound on the likelihood, others Higgins et al. 2017.
     """
 
-    def __init__(self, encoder: Encoder, channels: int, side: int, width: int = 64, weight: float = 1.0):
+    def __init__(self, encoder: Encoder, channels: int, side: int, width: Count = 64, weight: NotNegative = 1.0):
         super().__init__()
         self.shape, self.width, self.weight = (channels, side, side), width, weight
         self.read = nn.Linear(encoder.width, 2 * width)

@@ -21,7 +21,8 @@ from objectives.schedule import cosine
 from objectives.simclr import at_least_float32
 from objectives.teacher import Teacher
 from objectives.two_views import TwoViews
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, Share
 
 
 class BYOL(Objective):
@@ -45,11 +46,11 @@ class BYOL(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        momentum: float = 0.996,
-        projector_width: int = 4096,
-        embedding_width: int = 256,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        view_size: int | None = None,
+        momentum: Share = 0.996,
+        projector_width: Count = 4096,
+        embedding_width: Count = 256,
+        crop_scale: CropScale = (0.08, 1.0),
+        view_size: Count | None = None,
     ):
         super().__init__(encoder)
         self.momentum = momentum

@@ -29,7 +29,8 @@ from objectives.objective import Batch, Likelihood, Objective, Outcome
 from objectives.pictures import gallery
 from objectives.targets import mean_over_targets, share
 from objectives.text_tables import in_a_table
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, Share
 
 HEAD = 64  # width of an attention head, as in vision transformers
 
@@ -59,11 +60,11 @@ class Captioning(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        parallel_share: float = 0.75,
-        decoder_depth: int = 6,
-        decoder_width: int | None = None,
-        crop_scale: tuple[float, float] = (0.9, 1.0),
-        flip: float = 0.0,
+        parallel_share: Share = 0.75,
+        decoder_depth: Count = 6,
+        decoder_width: Count | None = None,
+        crop_scale: CropScale = (0.9, 1.0),
+        flip: Share = 0.0,
     ):
         super().__init__(encoder)
         if not 0 <= parallel_share <= 1:

@@ -18,6 +18,7 @@ from objectives.objective import Batch, Objective, Outcome
 from objectives.targets import mean_over_targets, share
 from objectives.text_tables import TextTables
 from objectives.word2vec import Word2Vec, neighbours
+from ranges import Count, NotNegative
 
 
 class ContinuousBagOfWords(Objective):
@@ -39,10 +40,10 @@ class ContinuousBagOfWords(Objective):
         self,
         encoder: WordVectors,
         spec: DataSpec,
-        window: int = 5,
-        negatives: int = 5,
-        noise_tokens: int = 64,
-        subsample: float = 1e-3,
+        window: Count = 5,
+        negatives: Count = 5,
+        noise_tokens: Count = 64,
+        subsample: NotNegative = 1e-3,
     ):
         super().__init__(encoder)
         self.tables = TextTables(spec)

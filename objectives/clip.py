@@ -18,6 +18,7 @@ from torch import Tensor
 from errors import BadInput
 from objectives.gather import first_own_row, gather_candidates, need_two
 from objectives.simclr import at_least_float32
+from ranges import ShareAbove0
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class InfoNCE:
         lowest_temperature: to which it is clamped after each step; the logits are then at most 1 / lowest_temperature.
     """
 
-    temperature: float = 0.07
-    lowest_temperature: float = 0.01
+    temperature: ShareAbove0 = 0.07
+    lowest_temperature: ShareAbove0 = 0.01
     initial_bias: ClassVar[None] = None
 
     def __post_init__(self) -> None:

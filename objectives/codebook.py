@@ -8,9 +8,11 @@ Shapes: B pictures, N tokens of each, D encoder width, K entries, Z their width,
 """
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from errors import BadInput
@@ -20,6 +22,7 @@ from objectives.collapse import entropy, feature_std
 from objectives.draw import Draw
 from objectives.gather import gather_rows
 from objectives.targets import over_ranks
+from ranges import Count, NotNegative, Share
 
 UNUSED = 0.1  # an entry chosen less often than this share of the mean begins again
 
@@ -41,10 +44,10 @@ class Codebook(Bottleneck):
         encoder: Encoder,
         channels: int,
         side: int,
-        num_codes: int = 512,
-        width: int = 16,
-        commitment: float = 10.0,
-        momentum: float = 0.95,
+        num_codes: Annotated[int, Ge(2)] = 512,
+        width: Count = 16,
+        commitment: NotNegative = 10.0,
+        momentum: Share = 0.95,
     ):
         super().__init__()
         if num_codes < 2:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from errors import BadInput
 from objectives.draw import Draw
+from ranges import OpenShare, Positive
 
 GREY = 0.5
 
@@ -31,7 +32,7 @@ class Noise:
         std: of the noise, where pixels lie between 0 and 1.
     """
 
-    std: float = 0.25
+    std: Positive = 0.25
 
     def __post_init__(self) -> None:
         if self.std <= 0:
@@ -50,7 +51,7 @@ class Hole:
         share: of the picture's area; the side is rounded to whole pixels.
     """
 
-    share: float = 0.25
+    share: OpenShare = 0.25
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:

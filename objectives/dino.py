@@ -27,7 +27,8 @@ from objectives.pictures import tile
 from objectives.schedule import cosine, rise
 from objectives.simclr import at_least_float32
 from objectives.teacher import Teacher
-from objectives.views import Crops, view_side
+from objectives.views import Crops, CropScale, view_side
+from ranges import Count, CountOr0, Positive, Share
 
 NUM_GLOBAL = 2
 LOCAL_SIDE = 3 / 7  # of the image: 96 of 224 px in the paper
@@ -59,19 +60,19 @@ class DINO(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        num_prototypes: int = 65536,
-        head_width: int = 2048,
-        bottleneck_width: int = 256,
-        momentum: float = 0.996,
-        student_temperature: float = 0.1,
-        teacher_temperature: tuple[float, float] = (0.04, 0.07),
-        temperature_warmup: float = 0.3,
-        centre_momentum: float = 0.9,
-        freeze_prototypes: float = 0.01,
-        global_scale: tuple[float, float] = (0.4, 1.0),
-        num_local: int = 8,
-        local_scale: tuple[float, float] = (0.05, 0.4),
-        local_size: int | None = None,
+        num_prototypes: Count = 65536,
+        head_width: Count = 2048,
+        bottleneck_width: Count = 256,
+        momentum: Share = 0.996,
+        student_temperature: Positive = 0.1,
+        teacher_temperature: tuple[Positive, Positive] = (0.04, 0.07),
+        temperature_warmup: Share = 0.3,
+        centre_momentum: Share = 0.9,
+        freeze_prototypes: Share = 0.01,
+        global_scale: CropScale = (0.4, 1.0),
+        num_local: CountOr0 = 8,
+        local_scale: CropScale = (0.05, 0.4),
+        local_size: Count | None = None,
     ):
         super().__init__(encoder)
         if min(student_temperature, *teacher_temperature) <= 0:

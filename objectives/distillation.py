@@ -26,7 +26,8 @@ from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import gallery
 from objectives.simclr import at_least_float32
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Positive
 
 
 class FeatureDistillation(Objective):
@@ -53,7 +54,7 @@ class FeatureDistillation(Objective):
         spec: DataSpec,
         teacher: str,
         projection: bool = True,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
+        crop_scale: CropScale = (0.2, 1.0),
     ):
         super().__init__(encoder)
         self.crops = Crops(spec.image_size, scale=tuple(crop_scale))
@@ -107,8 +108,8 @@ class LogitDistillation(Objective):
         encoder: Encoder,
         spec: DataSpec,
         teacher: str,
-        temperature: float = 4.0,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
+        temperature: Positive = 4.0,
+        crop_scale: CropScale = (0.35, 1.0),
     ):
         super().__init__(encoder)
         if temperature <= 0:

@@ -39,7 +39,8 @@ from objectives.objective import Batch, Likelihood, Objective, Outcome
 from objectives.pictures import gallery
 from objectives.targets import mean_over_targets, share
 from objectives.text_tables import in_a_table
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, CountOr0, Share
 
 
 class Flamingo(Objective):
@@ -70,11 +71,11 @@ class Flamingo(Objective):
         encoder: Encoder,
         spec: DataSpec,
         text: str,
-        shots: int = 3,
-        num_latents: int = 16,
-        resampler_depth: int = 2,
-        crop_scale: tuple[float, float] = (0.9, 1.0),
-        flip: float = 0.0,
+        shots: CountOr0 = 3,
+        num_latents: Count = 16,
+        resampler_depth: Count = 2,
+        crop_scale: CropScale = (0.9, 1.0),
+        flip: Share = 0.0,
     ):
         super().__init__(encoder)
         if shots < 0 or num_latents < 1 or resampler_depth < 1:

@@ -21,7 +21,8 @@ from objectives.draw import Draw
 from objectives.grad_cache import in_chunks
 from objectives.objective import Batch, Objective, Outcome
 from objectives.text_tables import in_a_table
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, Share, ShareBelow1
 
 CELL = 16  # pixels of a similarity in the picture of them
 SHOWN = 3  # captions a picture
@@ -79,14 +80,14 @@ class ImageText(Objective):
         text_model: Callable[..., TextEncoder],
         text_settings: dict[str, Any] | None = None,
         text_pool: str | None = None,
-        embedding_width: int | None = None,
-        crop_scale: tuple[float, float] = (0.9, 1.0),
-        flip: float = 0.0,
+        embedding_width: Count | None = None,
+        crop_scale: CropScale = (0.9, 1.0),
+        flip: Share = 0.0,
         quarter_turns: bool = False,
-        patch_dropout: float = 0.0,
+        patch_dropout: ShareBelow1 = 0.0,
         lock_image: bool = False,
         lock_text: bool = False,
-        grad_cache: dict[str, int] | None = None,
+        grad_cache: dict[str, Count] | None = None,
     ):
         super().__init__(encoder)
         given = {key: value for key, value in (text_settings or {}).items() if value is not None}

@@ -23,7 +23,8 @@ from models.positions import sincos_positions
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import tile
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, OpenShare
 
 
 class MaskedAutoencoder(Objective):
@@ -47,12 +48,12 @@ class MaskedAutoencoder(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        mask_ratio: float = 0.75,
-        decoder_width: int | None = None,
-        decoder_depth: int | None = None,
-        decoder_heads: int | None = None,
+        mask_ratio: OpenShare = 0.75,
+        decoder_width: Count | None = None,
+        decoder_depth: Count | None = None,
+        decoder_heads: Count | None = None,
         normalise_target: bool = True,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
+        crop_scale: CropScale = (0.2, 1.0),
     ):
         super().__init__(encoder)
         num_patches, patch = encoder.num_patches, encoder.patch_size

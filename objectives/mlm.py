@@ -24,6 +24,7 @@ from objectives.targets import mean_over_targets, share
 from objectives.text_tables import TextTables
 from objectives.token_head import TokenHead
 from objectives.token_noise import Noise, choose_tokens, choose_words, hide, noise_count
+from ranges import Count, OpenShare
 
 ORIGINALS = ("bert", "roberta")
 
@@ -51,9 +52,9 @@ class MaskedLanguageModel(Objective):
         self,
         encoder: TextEncoder,
         spec: DataSpec,
-        mask_ratio: float = 0.15,
+        mask_ratio: OpenShare = 0.15,
         whole_word: bool = False,
-        static_copies: int | None = None,
+        static_copies: Count | None = None,
         faithful: str | None = None,
         next_sentence: bool = False,
     ):

@@ -26,7 +26,8 @@ from objectives.projector import projector
 from objectives.simclr import at_least_float32
 from objectives.teacher import Teacher
 from objectives.two_views import TwoViews
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, Positive, Share
 
 
 class MoCoV2(Objective):
@@ -50,17 +51,15 @@ class MoCoV2(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        temperature: float = 0.2,
-        queue_size: int = 65536,
-        momentum: float = 0.999,
-        projector_width: int = 2048,
-        embedding_width: int = 128,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        view_size: int | None = None,
+        temperature: Positive = 0.2,
+        queue_size: Count = 65536,
+        momentum: Share = 0.999,
+        projector_width: Count = 2048,
+        embedding_width: Count = 128,
+        crop_scale: CropScale = (0.2, 1.0),
+        view_size: Count | None = None,
     ):
         super().__init__(encoder)
-        if temperature <= 0:
-            raise BadInput(f"objective.temperature must be above 0, not {temperature}")
         self.temperature, self.momentum = temperature, momentum
         colours = Photometry(0.4, 0.4, 0.4, 0.1, blur=0.0 if spec.image_size <= SMALL_IMAGE else 0.5)
         self.two_views = TwoViews(encoder, spec, crop_scale, view_size, (colours, colours))

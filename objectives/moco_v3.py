@@ -14,7 +14,6 @@ from timm.models.vision_transformer import VisionTransformer, init_weights_vit_m
 from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
-from errors import BadInput
 from models.encoder import Encoder
 from objectives.collapse import feature_std
 from objectives.draw import Draw
@@ -26,7 +25,8 @@ from objectives.schedule import cosine
 from objectives.simclr import at_least_float32
 from objectives.teacher import Teacher
 from objectives.two_views import TwoViews
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, Positive, Share
 
 
 class MoCoV3(Objective):
@@ -53,18 +53,16 @@ class MoCoV3(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        temperature: float = 0.2,
-        momentum: float = 0.99,
-        projector_width: int = 4096,
-        embedding_width: int = 256,
-        projector_depth: int = 3,
+        temperature: Positive = 0.2,
+        momentum: Share = 0.99,
+        projector_width: Count = 4096,
+        embedding_width: Count = 256,
+        projector_depth: Count = 3,
         freeze_patches: bool = True,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        view_size: int | None = None,
+        crop_scale: CropScale = (0.08, 1.0),
+        view_size: Count | None = None,
     ):
         super().__init__(encoder)
-        if temperature <= 0:
-            raise BadInput(f"objective.temperature must be above 0, not {temperature}")
         self.temperature, self.momentum = temperature, momentum
         self.two_views = TwoViews(encoder, spec, crop_scale, view_size, byol_colours(spec.image_size))
         hidden = [projector_width] * (projector_depth - 1)

@@ -13,7 +13,10 @@ tokens, not the authors' spans; memory of earlier blocks and relative positions 
 Shapes: B rows, L tokens a row, K targets a row, D width.
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from datamodules.spec import DataSpec
@@ -43,7 +46,7 @@ class PermutationLanguageModel(Objective):
     needs = ("ids",)
     attention = "bidirectional"
 
-    def __init__(self, encoder: TextEncoder, spec: DataSpec, k: float = 6):
+    def __init__(self, encoder: TextEncoder, spec: DataSpec, k: Annotated[float, Ge(1)] = 6):
         super().__init__(encoder)
         if k < 1:
             raise BadInput(f"objective.k must be at least 1 (then every token is predicted), not {k}")

@@ -28,6 +28,7 @@ from objectives.text_samples import pick
 from objectives.text_tables import TextTables
 from objectives.token_head import TokenHead
 from objectives.token_noise import Noise, choose_tokens, hide, noise_count
+from ranges import NotNegative, OpenShare, Positive, Share
 
 SHARINGS = ("full", "disentangled")
 UNUSED = -100  # the target of a place that no noise has taken
@@ -57,11 +58,11 @@ class ReplacedTokenDetection(Objective):
         self,
         encoder: TextEncoder,
         spec: DataSpec,
-        mask_ratio: float = 0.15,
-        generator_width: float = 0.25,
-        weight: float = 50.0,
-        temperature: float = 1.0,
-        masked: float = 0.85,
+        mask_ratio: OpenShare = 0.15,
+        generator_width: Positive = 0.25,
+        weight: NotNegative = 50.0,
+        temperature: Positive = 1.0,
+        masked: Share = 0.85,
         sharing: str = "full",
     ):
         super().__init__(encoder)

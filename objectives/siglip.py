@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from errors import BadInput
 from objectives.gather import first_own_row, gather_candidates, need_two
 from objectives.simclr import at_least_float32
+from ranges import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,13 @@ class SigmoidLoss:
             The paper's -10 is that of a batch of 22,000, and a bad start for a small one.
     """
 
-    batch_size: int
-    temperature: float = 0.1
+    batch_size: Count
+    temperature: Positive = 0.1
     bias: float | None = None
     largest_scale: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         need_two(self.batch_size)
-        if self.temperature <= 0:
-            raise BadInput(f"objective.loss.temperature must be above 0, not {self.temperature}")
 
     @property
     def initial_scale(self) -> float:

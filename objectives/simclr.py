@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.spec import DataSpec
-from errors import BadInput
 from models.encoder import Encoder
 from objectives.draw import Draw
 from objectives.gather import first_own_row, gather_candidates
@@ -20,7 +19,8 @@ from objectives.objective import Batch, Objective, Outcome
 from objectives.photometry import simclr_colours
 from objectives.projector import projector
 from objectives.two_views import TwoViews
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, NotNegative, Positive, Share
 
 
 class SimCLR(Objective):
@@ -46,18 +46,16 @@ class SimCLR(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        temperature: float = 0.5,
-        projector_width: int = 2048,
-        embedding_width: int = 128,
-        projector_depth: int = 2,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        view_size: int | None = None,
-        colour_strength: float | None = None,
-        blur: float | None = None,
+        temperature: Positive = 0.5,
+        projector_width: Count = 2048,
+        embedding_width: Count = 128,
+        projector_depth: Count = 2,
+        crop_scale: CropScale = (0.08, 1.0),
+        view_size: Count | None = None,
+        colour_strength: NotNegative | None = None,
+        blur: Share | None = None,
     ):
         super().__init__(encoder)
-        if temperature <= 0:
-            raise BadInput(f"objective.temperature must be above 0, not {temperature}")
         self.temperature = temperature
         colours = simclr_colours(spec.image_size, colour_strength, blur)
         self.two_views = TwoViews(encoder, spec, crop_scale, view_size, colours)

@@ -24,6 +24,7 @@ from objectives.targets import mean_over_targets, share
 from objectives.text_tables import TextTables
 from objectives.token_head import TokenHead
 from objectives.token_noise import Noise, choose_spans, hide, noise_count
+from ranges import Count, OpenShare, ShareAbove0
 
 POSITION_WIDTH = 200  # the authors' code
 MOST_TARGETS = 15  # tokens of a span that the boundary predicts; the authors' code
@@ -49,9 +50,9 @@ class SpanBERT(Objective):
         self,
         encoder: TextEncoder,
         spec: DataSpec,
-        mask_ratio: float = 0.15,
-        p: float = 0.2,
-        longest: int = 10,
+        mask_ratio: OpenShare = 0.15,
+        p: ShareAbove0 = 0.2,
+        longest: Count = 10,
         boundary: bool = True,
     ):
         super().__init__(encoder)

@@ -17,7 +17,7 @@ from models.text_nets import make_decoder
 from objectives.draw import Draw
 from objectives.linear_cross_entropy import linear_cross_entropy
 from objectives.objective import Batch, Likelihood, Objective, Outcome
-from objectives.span_noise import Denoiser, split_by_mask
+from objectives.span_noise import Denoiser, DenoiserSettings, split_by_mask
 from objectives.targets import mean_over_targets, share
 from objectives.text_tables import TextTables
 
@@ -42,7 +42,7 @@ class SpanCorruption(Objective):
         self,
         encoder: TextEncoder,
         spec: DataSpec,
-        denoisers: list[dict[str, float | None]] | None = None,
+        denoisers: list[DenoiserSettings] | None = None,
         roll: bool = True,
     ):
         super().__init__(encoder)

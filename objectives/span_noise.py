@@ -4,11 +4,21 @@ Shapes: B rows, T raw tokens a row, S spans, I input tokens, O output tokens.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, TypedDict
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from objectives.draw import Draw
+from ranges import OpenShare
+
+
+class DenoiserSettings(TypedDict):
+    """A `Denoiser` as a configuration says it; no span is shorter than a token."""
+
+    noise_ratio: OpenShare
+    mean_span: Annotated[float, Ge(1)] | None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import gallery
 from objectives.targets import in_parts
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Share
 
 
 class Supervised(Objective):
@@ -37,9 +38,9 @@ class Supervised(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        label_smoothing: float = 0.1,
-        crop_scale: tuple[float, float] = (0.35, 1.0),
-        mix: float = 0.0,
+        label_smoothing: Share = 0.1,
+        crop_scale: CropScale = (0.35, 1.0),
+        mix: Share = 0.0,
     ):
         super().__init__(encoder)
         self.label_smoothing, self.mix = label_smoothing, mix

@@ -11,6 +11,7 @@ from datamodules.spec import DataSpec
 from models.encoder import Encoder
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
+from ranges import Share, ShareBelow1
 
 
 class SupervisedText(Objective):
@@ -26,7 +27,7 @@ class SupervisedText(Objective):
     modality = "text"
     needs = ("ids", "label")
 
-    def __init__(self, encoder: Encoder, spec: DataSpec, label_smoothing: float = 0.0, dropout: float = 0.0):
+    def __init__(self, encoder: Encoder, spec: DataSpec, label_smoothing: Share = 0.0, dropout: ShareBelow1 = 0.0):
         super().__init__(encoder)
         self.label_smoothing, self.num_classes = label_smoothing, spec.num_classes
         self.dropout = nn.Dropout(dropout)

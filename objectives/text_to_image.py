@@ -33,7 +33,8 @@ from objectives.pictures import tile
 from objectives.targets import mean_over_targets, share
 from objectives.text_samples import TEMPERATURE, pick
 from objectives.text_tables import in_a_table
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Share
 
 
 class TextToImage(Objective):
@@ -62,9 +63,9 @@ class TextToImage(Objective):
         encoder: TextEncoder,
         spec: DataSpec,
         tokenizer: str,
-        text_weight: float = 0.125,
-        crop_scale: tuple[float, float] = (0.9, 1.0),
-        flip: float = 0.0,
+        text_weight: Share = 0.125,
+        crop_scale: CropScale = (0.9, 1.0),
+        flip: Share = 0.0,
     ):
         super().__init__(encoder)
         if not 0 <= text_weight <= 1:

@@ -21,7 +21,8 @@ from objectives.photometry import simclr_colours
 from objectives.projector import projector
 from objectives.simclr import at_least_float32
 from objectives.two_views import TwoViews
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, NotNegative
 
 
 class Triplet(Objective):
@@ -44,11 +45,11 @@ class Triplet(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        margin: float = 0.5,
-        projector_width: int = 2048,
-        embedding_width: int = 128,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        view_size: int | None = None,
+        margin: NotNegative = 0.5,
+        projector_width: Count = 2048,
+        embedding_width: Count = 128,
+        crop_scale: CropScale = (0.08, 1.0),
+        view_size: Count | None = None,
     ):
         super().__init__(encoder)
         self.margin = margin

@@ -9,7 +9,7 @@ from objectives.draw import Draw
 from objectives.objective import Batch
 from objectives.photometry import Photometry, floats
 from objectives.pictures import tile
-from objectives.views import Crops, view_side
+from objectives.views import Crops, CropScale, view_side
 
 
 class TwoViews:
@@ -27,7 +27,7 @@ class TwoViews:
         self,
         encoder: Encoder,
         spec: DataSpec,
-        crop_scale: tuple[float, float],
+        crop_scale: CropScale,
         view_size: int | None,
         colours: tuple[Photometry, Photometry],
     ):

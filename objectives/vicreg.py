@@ -20,7 +20,8 @@ from objectives.photometry import byol_colours
 from objectives.projector import projector
 from objectives.simclr import at_least_float32
 from objectives.two_views import TwoViews
-from objectives.views import Crops
+from objectives.views import Crops, CropScale
+from ranges import Count, NotNegative
 
 
 class VICReg(Objective):
@@ -43,12 +44,12 @@ class VICReg(Objective):
         self,
         encoder: Encoder,
         spec: DataSpec,
-        invariance: float = 25.0,
-        variance: float = 25.0,
-        covariance: float = 1.0,
-        expander_width: int = 8192,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        view_size: int | None = None,
+        invariance: NotNegative = 25.0,
+        variance: NotNegative = 25.0,
+        covariance: NotNegative = 1.0,
+        expander_width: Count = 8192,
+        crop_scale: CropScale = (0.08, 1.0),
+        view_size: Count | None = None,
     ):
         super().__init__(encoder)
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}

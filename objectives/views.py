@@ -17,9 +17,11 @@ from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
 from objectives.draw import Draw
+from ranges import ShareAbove0
 
 QUARTERS = (None, Transpose.ROTATE_90, Transpose.ROTATE_180, Transpose.ROTATE_270)  # counterclockwise
 MOST_THREADS = 4  # that crop: a quarter of a small crop's time is Python's, which one of them has at a time
+CropScale = tuple[ShareAbove0, ShareAbove0]  # the least and the most that a crop takes of the picture's area
 ATTEMPTS = 10  # as torchvision: then fall back to the largest centred crop that has an allowed ratio
 
 
@@ -42,7 +44,7 @@ class Crops:
 
     size: int
     num: int = 1
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: CropScale = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     quarter_turns: bool = False

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from conf import choices_of
-from datamodules.counter import check_seed
+from conf.targets import fits
 from errors import BadInput, nearest
 from plans.words import words_of
+from ranges import Seed
 from training.budget import UNITS, Budget
 
 REFERENCES = {"image": "supervised", "text": "supervised_text"}  # the supervised objective for what an encoder reads
@@ -124,10 +125,8 @@ def seeds_of(value: Any) -> tuple[int, ...]:
     """
     counted = isinstance(value, int) and not isinstance(value, bool)
     seeds = tuple(range(value)) if counted else tuple(listed(value))
-    if not seeds:
+    if not seeds or not all(fits(seed, Seed) for seed in seeds):
         raise BadInput(f"seeds={value} must be a number of seeds, 1 or more, or a list of them such as [0,1,2]")
-    for seed in seeds:
-        check_seed(seed)
     if len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds={list(seeds)} holds a seed twice; the same run again is no repetition")
     return seeds

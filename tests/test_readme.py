@@ -25,7 +25,7 @@ def test_the_worked_example_is_three_files_and_runs(tmp_path, pictures):
     ]
     for room in ROOMS:
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for script in ("train.py", "errors.py"):
+    for script in ("train.py", "errors.py", "ranges.py"):
         shutil.copy(ROOT / script, tmp_path)
     (tmp_path / "tests" / "objectives").mkdir(parents=True)
     for name, text in files:

@@ -3,12 +3,13 @@
 Shapes: V rows of an embedding table, D width.
 """
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
+
+from ranges import Positive
 
 
 class CoupledAdamW(AdamW):
@@ -27,9 +28,7 @@ class CoupledAdamW(AdamW):
         ValueError: a setting is out of range.
     """
 
-    def __init__(self, groups: Iterable[dict], lr: float, embedding_lr: float = 1.0, **settings: object):
-        if not isinstance(embedding_lr, (int, float)) or not 0 < embedding_lr < math.inf:
-            raise ValueError(f"embedding_lr is a positive number, not {embedding_lr!r}")
+    def __init__(self, groups: Iterable[dict], lr: float, embedding_lr: Positive = 1.0, **settings: object):
         super().__init__(groups, lr=lr, **settings)
         for group in self.param_groups:
             if group.setdefault("embedding", False):

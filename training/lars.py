@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ranges import NotNegative, Positive, Share
+
 
 class LARS(Optimizer):
     """SGD with momentum whose step for each matrix is scaled to the matrix's own norm.
@@ -21,9 +23,9 @@ class LARS(Optimizer):
         self,
         params: Iterable,
         lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust_coefficient: float = 0.001,
+        momentum: Share = 0.9,
+        weight_decay: NotNegative = 0.0,
+        trust_coefficient: Positive = 0.001,
     ):
         defaults = {
             "lr": lr,

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from errors import BadInput
 from models.encoder import Encoder
 from objectives.schedule import cosine
+from ranges import NotNegative, Positive, Share, ShareAbove0
 
 REFERENCE_BATCH = 256
 
@@ -29,12 +30,12 @@ class Optimization:
     """
 
     algorithm: Callable[..., Optimizer]
-    base_lr: float
-    weight_decay: float = 0.0
-    warmup: float = 0.1
-    clip_norm: float | None = None
-    layer_decay: float = 1.0
-    final_weight_decay: float | None = None
+    base_lr: Positive
+    weight_decay: NotNegative = 0.0
+    warmup: Share = 0.1
+    clip_norm: Positive | None = None
+    layer_decay: ShareAbove0 = 1.0
+    final_weight_decay: NotNegative | None = None
 
     def peak_lr(self, batch_size: int) -> float:
         """The linear scaling rule (Goyal et al. 2017)."""

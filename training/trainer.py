@@ -30,7 +30,6 @@ from training.course import Course
 from training.ranks import Ranks
 from training.sharding import Sharded
 
-SWITCHES = ("activation_checkpointing", "compile", "half_stream", "sharded_checkpoints")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -135,9 +134,6 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
     Raises:
         BadInput: a setting is none of its choices.
     """
-    for name in SWITCHES:
-        if not isinstance(settings.get(name, False), bool):
-            raise BadInput(f"trainer.{name} is true or false, not {settings[name]!r}")
     collect_as_usual()
     device = device_type(settings["accelerator"])
     if device == "cpu":

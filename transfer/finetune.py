@@ -13,6 +13,8 @@ from models.attention import set_attention
 from models.encoder import Encoder
 from objectives.supervised import Supervised
 from objectives.supervised_text import SupervisedText
+from objectives.views import CropScale
+from ranges import Count, CountOr0, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
 from training.course import Steps
 from training.optimization import Optimization
 from training.pretraining import Pretraining
@@ -45,18 +47,18 @@ class FineTune:
     """
 
     algorithm: Callable[..., Optimizer]
-    epochs: int | None = None
-    min_steps: int = 100
-    batch_size: int | None = None
-    base_lr: float | None = None
-    weight_decay: float = 0.05
-    layer_decay: float = 0.75
-    warmup: float = 0.1
-    clip_norm: float | None = 1.0
-    label_smoothing: float | None = None
-    mix: float = 0.0
-    crop_scale: tuple[float, float] = (0.35, 1.0)
-    drop_path: float = 0.1
+    epochs: Count | None = None
+    min_steps: CountOr0 = 100
+    batch_size: Count | None = None
+    base_lr: Positive | None = None
+    weight_decay: NotNegative = 0.05
+    layer_decay: ShareAbove0 = 0.75
+    warmup: Share = 0.1
+    clip_norm: Positive | None = 1.0
+    label_smoothing: Share | None = None
+    mix: Share = 0.0
+    crop_scale: CropScale = (0.35, 1.0)
+    drop_path: ShareBelow1 = 0.1
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
         epochs, batch_size, base_lr, label_smoothing = (

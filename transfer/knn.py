@@ -12,6 +12,7 @@ from torch import Tensor
 from datamodules.contract import Data, Task
 from errors import BadInput
 from models.encoder import Encoder
+from ranges import Count, Positive
 from transfer.features import extract
 from transfer.protocol import Bench, scores
 
@@ -53,8 +54,8 @@ class KNN:
         temperature: of the vote.
     """
 
-    k: int = 20
-    temperature: float = 0.07
+    k: Count = 20
+    temperature: Positive = 0.07
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
         (train, train_labels), (val, val_labels), (test, labels) = (

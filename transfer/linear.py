@@ -4,8 +4,10 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
+from annotated_types import MinLen
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
@@ -15,6 +17,7 @@ from datamodules.contract import Task
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.encoder import ALL_LAYERS, Encoder
+from ranges import Count, Positive
 from transfer.features import extract_readouts, watched
 from transfer.protocol import Bench, scores
 
@@ -38,8 +41,8 @@ class LinearProbe:
             as many times as wide, and width alone makes random weights better.
     """
 
-    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
-    max_iter: int = 1000
+    strengths: Annotated[tuple[Positive, ...], MinLen(1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
+    max_iter: Count = 1000
     readout: str | None = None
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:

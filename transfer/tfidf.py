@@ -1,13 +1,16 @@
 """Bags of words: the baseline below every text encoder. `python finetune.py checkpoint=none transfer=tfidf datamodule=...`"""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import MinLen
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from datamodules.contract import Task
 from errors import BadInput
 from models.encoder import Encoder
+from ranges import Count, Positive
 from transfer.linear import fit, make_model
 from transfer.protocol import Bench, scores
 
@@ -22,9 +25,9 @@ class TFIDF:
         max_iter: of L-BFGS.
     """
 
-    longest_ngram: int = 2
-    strengths: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
-    max_iter: int = 1000
+    longest_ngram: Count = 2
+    strengths: Annotated[tuple[Positive, ...], MinLen(1)] = (0.1, 1.0, 10.0, 100.0)
+    max_iter: Count = 1000
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
         if data.modality != "text":
