@@ -112,6 +112,19 @@ def test_the_same_from_a_shell(tmp_path, script, words, expected):
     assert expected in error_line(command(script, *words, cwd=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("optimizer.algorithm.betas=[2,3]", "AdamW refuses its settings: .*beta"),
+        ("+optimizer.algorithm.foreach=true", "AdamW refuses its settings: .*foreach"),
+    ],
+)
+def test_what_an_optimiser_refuses_takes_no_run_folder(here, tmp_path, word, expected):
+    line = error_line(here(TRAIN, "model.depth=1", word, "hydra.run.dir=run"))
+    assert re.search(expected, line), line
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 def test_data_that_cannot_be_used(here, tmp_path, pictures):
     empty = tmp_path / "empty"
     empty.mkdir()

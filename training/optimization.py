@@ -57,14 +57,18 @@ class Optimization:
             group["weight_decay"] = decay if group["params"][0].ndim > 1 else 0.0
 
     def optimizer(self, module: nn.Module, batch_size: int) -> Optimizer:
-        """The optimiser over all trainable parameters of `module`, each in exactly one group."""
+        """The optimiser over all trainable parameters of `module`, each in exactly one group.
+
+        Raises:
+            BadInput: its class refuses its settings.
+        """
         groups = parameter_groups(module, self.weight_decay, self.layer_decay)
         peak = self.peak_lr(batch_size)
         for group in groups:
             group["lr"] = peak * group.pop("lr_scale")
         try:
             optimizer = self.algorithm(groups, lr=peak)
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
             name = getattr(getattr(self.algorithm, "func", self.algorithm), "__name__", "it")
             raise BadInput(f"optimizer.algorithm: {name} refuses its settings: {' '.join(str(error).split())}") from error
         # A fused one would undo fp16's scaling within its step, and Lightning then refuses to clip, in bf16 as well.
