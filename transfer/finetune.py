@@ -70,7 +70,7 @@ class FineTune:
         else:
             objective = Supervised(encoder, data.spec, label_smoothing, self.crop_scale, self.mix)
         encoder.set_drop_path(self.drop_path)
-        prepare_speed(objective, bench.trainer)
+        resolved = prepare_speed(objective, bench.trainer)
         optimization = Optimization(self.algorithm, base_lr, self.weight_decay, self.warmup, self.clip_norm, self.layer_decay)
         module = Pretraining(objective, optimization, course, batch_size, bench.seed)
         trainer = build_trainer(bench.trainer, bench.folder, course, self.clip_norm, [ProgressLine()])
@@ -78,6 +78,7 @@ class FineTune:
             objective.views(), bench.seed, num_steps, workers=bench.trainer["workers"], batch_size=batch_size
         )
         fit(trainer, module, loader)
+        objective.to(resolved["device"])  # Lightning leaves it on the host
         set_attention(objective, "sdpa")  # evaluation has no backward pass
         validation = scores(*predict(objective, data, "val"), data.spec, prefix="val_")
         selected = f"val_{data.spec.selection}"
