@@ -157,6 +157,8 @@ def _image(recipe: dict[str, Any]) -> Encoder:
         depth=arguments.get("depth"),
         positions=recipe["positions"],
         pool=arguments.get("global_pool", "avg"),
+        settings=arguments,
+        small_stem=recipe["small_stem"],
     )
 
 

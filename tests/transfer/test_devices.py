@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import inside, text_batch, text_encoder, text_spec
 from made_vision import encoder_of
+from test_protocols import TRAINER
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from test_protocols import TRAINER
 
 from datamodules.spec import DataSpec
 from errors import BadInput
