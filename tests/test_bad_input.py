@@ -1,5 +1,7 @@
 """What a user can get wrong: one line that names the thing, the reason and the choices; never a traceback, never silence."""
 
+import errno
+import os
 import re
 import shlex
 import subprocess
@@ -47,6 +49,12 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (TRAIN, ["objective=mae", "objective.crop_scale=[0.2,2]"], "never larger than the picture"),
         (TRAIN, ["optimizer.algorithm._partial_=false"], "cannot be built with these settings: .*'params'"),
         (TRAIN, ["resume=nowhere"], "'nowhere' holds no run to resume"),
+        (TRAIN, ["resume=7"], "'7' holds no run to resume"),
+        (TRAIN, ["resume=2026_11"], "'2026_11' holds no run to resume"),
+        (TRAIN, ["model.init=7"], "'7' "),
+        (FINETUNE, ["checkpoint=7"], "checkpoint='7' is neither a run folder"),
+        (FINETUNE, ["-m", "checkpoint=1e3,8"], "checkpoint='1e3' is neither a run folder"),
+        (COMPARE, ["report=7"], "'7' is not a folder"),
         (FINETUNE, [], "no finished run in 'outputs' yet"),
         (FINETUNE, ["checkpoint=nowhere"], "neither a run folder"),
         (FINETUNE, ["checkpoint=none", "label_fraction=0"], "between 0 and 1"),
@@ -77,6 +85,41 @@ def test_one_line_says_what_is_wrong(here, script, words, expected):
 )
 def test_the_same_from_a_shell(tmp_path, script, words, expected):
     assert expected in error_line(command(script, *words, cwd=tmp_path))
+
+
+def is_no_folder(line: str, folder: str) -> bool:
+    return f"the output folder '{folder}' cannot be made" in line and "hydra.run.dir=<folder>" in line
+
+
+@pytest.mark.parametrize("script", [TRAIN, FINETUNE])
+def test_a_folder_that_cannot_be_made(here, tmp_path, script, monkeypatch):
+    (tmp_path / "file").touch()
+    line = error_line(here(script, "hydra.run.dir=file/run"))
+    assert is_no_folder(line, "file/run")
+    assert "Not a directory" in line
+    assert is_no_folder(error_line(here(script, "hydra.run.dir=file")), "file")
+    assert is_no_folder(error_line(here(script, "-m", "seed=0,1", "hydra.sweep.dir=file/sweep")), "file/sweep")
+    made = os.mkdir
+    for code in (errno.EACCES, errno.EROFS):
+
+        def refused(path, *rest, code=code, **named):
+            if "locked" in str(path):
+                raise OSError(code, os.strerror(code), str(path))
+            made(path, *rest, **named)
+
+        monkeypatch.setattr(os, "mkdir", refused)
+        line = error_line(here(script, "hydra.run.dir=locked"))
+        assert is_no_folder(line, "locked")
+        assert os.strerror(code) in line
+
+
+def test_a_defect_in_reading_a_file_is_no_matter_of_the_output_folder(here, monkeypatch):
+    def unreadable(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "pictures")
+
+    monkeypatch.setattr("training.ranks.check_alone", unreadable)
+    with pytest.raises(PermissionError):
+        here(FINETUNE, "checkpoint=none")
 
 
 def test_data_that_cannot_be_used(here, tmp_path, pictures):
