@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
+from errors import BadInput
 from models.classifier import Classifier
 from models.encoder import Encoder
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective, Outcome
 from objectives.pictures import gallery
+from objectives.targets import in_parts
 from objectives.views import Crops
 
 
@@ -51,6 +53,8 @@ class Supervised(Objective):
         images, label = batch["views"][:, 0], batch["label"]
         target = F.one_hot(label, self.head.out_features).float()
         if self.mix > 0:
+            if in_parts():
+                raise BadInput("trainer.accumulate would change which pictures of a step are mixed; take mix=0")
             images, target = mix_pairs(images.float().div(255), target, draw, self.mix)
         logits = self.head(self.encoder.embed(self.encoder.normalise(images))).float()
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)

@@ -58,7 +58,7 @@ def test_what_was_fine_tuned_is_judged_there_too(data, tmp_path, vit, monkeypatc
         raise BadInput("seen enough")
 
     monkeypatch.setattr(finetune, "prepare_speed", elsewhere)
-    monkeypatch.setattr(finetune, "fit", lambda trainer, module, loader: module.cpu())  # as Lightning leaves it
+    monkeypatch.setattr(finetune, "fit", lambda _, module, loader: module.to_empty(device="cpu"))  # as Lightning does
     monkeypatch.setattr(finetune, "predict", judged)
     with pytest.raises(BadInput, match="seen enough"):
         FineTune(torch.optim.AdamW)(vit, data, Bench(tmp_path, 0, TRAINER, "fp32"))
