@@ -185,6 +185,7 @@ def judged(transfer: str, accelerator: str, pictures: Path, cwd: Path) -> dict:
     model = ["checkpoint=none", "model=vit_t", "model.depth=2"]
     data = ["datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.batch_size=8"]
     speed = [f"trainer.accelerator={accelerator}", "trainer.precision=fp32"]
+    model += ["transfer.epochs=1", "transfer.min_steps=20"] if transfer == "finetune" else []
     done = inside("finetune.py", f"transfer={transfer}", *model, *data, *speed, f"hydra.run.dir={accelerator}", cwd=cwd)
     assert done.returncode == 0, done.stdout
     return json.loads((cwd / accelerator / "result.json").read_text())
