@@ -30,3 +30,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}choices: {', '.join(choices)}"
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says, without its line breaks, at most 200 characters."""
+    return " ".join(str(error).split())[:200]

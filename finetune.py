@@ -38,6 +38,7 @@ def main(config: DictConfig) -> float:
     data = judged_part(protocol, opened, settings["label_fraction"], seed)
     model = source.model_for(protocol, opened.spec, data.spec)
     resolved = prepare_speed(model, settings["trainer"])
+    model.to(resolved["device"])
 
     began = time.perf_counter()
     metrics = protocol(model, data, Bench(folder, seed, settings["trainer"], resolved["precision"]))

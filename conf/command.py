@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from conf import CONF
 from conf.collector import collect_rarely
 from errors import BadInput, Elsewhere, RunStopped, nearest
 
+FOLDERS = ("resume", "checkpoint", "report", "model.init")  # settings that name one
+NAME = re.compile(r"(?!null$)[\w.+-]+")  # Hydra would make a number of 7, of 2026_11 and of 1e3
 BRACES = re.compile(r"(?<!\$)\{[^{}$:]*(\.\.|,)[^{}:]*\}")  # {00..04} or {a,b}, no dictionary and no interpolation
 PARENT = "HEADSTART_PARENT"  # environment variable: the process that started this one and must not be outlived
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -49,6 +52,7 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
             _exit("; ".join(("the program that read the output has ended", *getattr(error, "__notes__", ()))), 1)
         except Exception as error:
             line = _configuration_error(error)
+            line = line or _no_folder(error)
             if line is not None:
                 _exit(line, 2)
             line = _exhausted(error)
@@ -66,8 +70,14 @@ def begins_here(resume: str | None) -> bool:
 
 
 def quoted(word: str) -> str:
-    """A setting whose value is a path with a brace pattern, `shards=train-{00..04}.tar`, in the quotes that Hydra wants."""
+    """A setting whose value is a path with a brace pattern, `shards=train-{00..04}.tar`, in the quotes that Hydra wants.
+
+    So are the names of folders, which may look like numbers.
+    """
     key, _, value = word.partition("=")
+    if key in FOLDERS and not BRACES.search(value):
+        names = [f"'{name}'" if NAME.fullmatch(name) else name for name in value.split(",")]
+        return f"{key}={','.join(names)}"
     plain = value and value[0] not in "'\"[" and not re.match(r"\w+\(", value) and "'" not in value
     return f"{key}='{value}'" if plain and BRACES.search(value) else word
 
@@ -128,6 +138,22 @@ def _with_notes(error: BaseException) -> str:
     return "; ".join((line, *getattr(error, "__notes__", ())))
 
 
+def _no_folder(error: Exception) -> str | None:
+    """Hydra makes the output folder before `main` begins; where that failed, the folder and the reason in one line."""
+    if not isinstance(error, OSError) or not error.filename:
+        return None
+    rooms = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if "hydra" not in rooms:
+        return None
+    called_by_hydra = "".join(rooms[len(rooms) - rooms[::-1].index("hydra") :][:1])
+    if called_by_hydra not in ("", "os", "pathlib"):
+        return None
+    return (
+        f"the output folder '{error.filename}' cannot be made: {error.strerror}; "
+        "give another by hydra.run.dir=<folder>, with -m by hydra.sweep.dir=<folder>"
+    )
+
+
 def _exhausted(error: Exception) -> str | None:
     """What the machine ran out of, as one line; the run's notes say what is saved."""
     message, notes = " ".join(str(error).split())[:200], getattr(error, "__notes__", ())
@@ -138,7 +164,10 @@ def _exhausted(error: Exception) -> str | None:
         return "; ".join((f"{what} cannot be written: {os.strerror(code)}", *notes))
     full = type(error).__name__ == "OutOfMemoryError" or "CPUAllocator" in message  # torch on a GPU, on the host
     if isinstance(error, MemoryError) or full:
-        smaller = "try trainer.accumulate=2, trainer.activation_checkpointing=true or a smaller datamodule.batch_size"
+        smaller = (
+            "try trainer.accumulate=2, trainer.activation_checkpointing=true or a smaller datamodule.batch_size "
+            "(of transfer=finetune transfer.batch_size)"
+        )
         return "; ".join((f"out of memory: {message}", smaller, *notes))
     return None
 

@@ -34,22 +34,26 @@ def save_encoder(encoder: nn.Module, folder: Path, name: str = "encoder") -> Pat
     Returns:
         Where the weights are.
     """
-    weights, recipe = encoder.exported()
     if encoder.modality == "text":
         from transformers.utils.logging import disable_progress_bar
+
+        from models.text_encoder import TextEncoder
 
         part, written = folder / f"{name}.part", folder / name
         shutil.rmtree(part, ignore_errors=True)
         disable_progress_bar()
-        if recipe["library"] == "transformers":
+        if isinstance(encoder, TextEncoder):  # the library takes the weights from where they are
+            recipe = encoder.recipe()
             encoder.net.save_pretrained(part)
         else:
+            weights, recipe = encoder.exported()
             part.mkdir()
             save_file(weights, part / "model.safetensors")
         encoder.vocabulary.tokenizer.save_pretrained(part)
         shutil.rmtree(written, ignore_errors=True)
         recipe = {key: value for key, value in recipe.items() if key not in IN_FOLDER}
     else:
+        weights, recipe = encoder.exported()
         part, written = folder / f"{name}.safetensors.part", folder / f"{name}.safetensors"
         save_file(weights, part)
     os.replace(part, written)
@@ -157,6 +161,8 @@ def _image(recipe: dict[str, Any]) -> Encoder:
         depth=arguments.get("depth"),
         positions=recipe["positions"],
         pool=arguments.get("global_pool", "avg"),
+        settings=arguments,
+        small_stem=recipe["small_stem"],
     )
 
 

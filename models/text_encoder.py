@@ -224,8 +224,9 @@ class TextEncoder(Encoder):
         near = (place[..., :, None] - place[..., None, :]).abs() <= self.net.config.sliding_window
         return {"full_attention": mask(attend_BLL), "sliding_attention": mask(attend_BLL & near)}
 
-    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        recipe = {  # plain containers: checkpoints hold nothing else
+    def recipe(self) -> dict[str, Any]:
+        """What is needed to build the module again, in plain containers: checkpoints hold nothing else."""
+        return {
             "library": "transformers",
             "name": self.name or self.net.config.model_type,
             "config": json.loads(self.net.config.to_json_string()),
@@ -234,7 +235,10 @@ class TextEncoder(Encoder):
             "width": self.width,
             **self.vocabulary.recipe(),
         }
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}, recipe
+
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.net.state_dict().items()}
+        return weights, self.recipe()
 
 
 def isolated(document_BL: Tensor, causal: bool) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from datamodules.spec import DataSpec
-from errors import BadInput
+from errors import BadInput, one_line
 from models.last_layer import allow_places
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def net_config(architecture: str, spec: DataSpec, settings: dict[str, Any]) -> P
     try:
         return AutoConfig.for_model(architecture, vocab_size=vocabulary.size, **(special | settings))
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"transformers cannot configure '{architecture}': {_line(error)}") from error
+        raise BadInput(f"transformers cannot configure '{architecture}': {one_line(error)}") from error
 
 
 def build_net(config: PretrainedConfig) -> PreTrainedModel:
@@ -68,7 +68,7 @@ def build_net(config: PretrainedConfig) -> PreTrainedModel:
     try:
         return _auto(config).from_config(config, **_WITHOUT_POOLER.get(config.model_type, {}))
     except ValueError as error:
-        raise BadInput(f"transformers cannot build '{config.model_type}': {_line(error)}") from error
+        raise BadInput(f"transformers cannot build '{config.model_type}': {one_line(error)}") from error
 
 
 def _auto(config: PretrainedConfig) -> type:
@@ -91,7 +91,7 @@ def net_from_name(name: str | None, pretrained: bool) -> PreTrainedModel:
             return build_net(config)
         return _auto(config).from_pretrained(name, **_WITHOUT_POOLER.get(config.model_type, {}))
     except (OSError, ValueError) as error:
-        raise BadInput(f"model.name='{name}' cannot be loaded: {_line(error)}") from error
+        raise BadInput(f"model.name='{name}' cannot be loaded: {one_line(error)}") from error
 
 
 def make_decoder(net: PreTrainedModel, pretrained: str | None) -> "T5Stack":
@@ -248,7 +248,3 @@ def set_dropout(net: nn.Module, rate: float) -> None:
         for name in ("dropout", "attention_dropout", "dropout_rate"):  # kept as numbers by some architectures
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, rate)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -10,10 +10,11 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.layers import DropPath
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
-from errors import BadInput, nearest
+from errors import BadInput, nearest, one_line
 from models.encoder import Encoder, Features, take
 from models.fused import fused
 from models.last_block import allow_part
@@ -38,9 +39,11 @@ class TimmEncoder(Encoder):
         pool: "avg" (mean of the patches) or "token" (the class token).
         drop_path: stochastic depth rate of the last block, rising linearly from 0 at the first.
         settings: more arguments of `timm.create_model`.
+        small_stem: of a ResNet, a 3x3 first convolution and no max-pool; by default for pictures of at most 64 px, but not
+            where timm's own weights are taken.
 
     Raises:
-        BadInput: unknown name, no patch size that fits, or weights that do not fit.
+        BadInput: unknown name, no patch size that fits, weights that do not fit, or a model that cannot read this picture size.
     """
 
     modality = "image"
@@ -56,6 +59,7 @@ class TimmEncoder(Encoder):
         pool: str = "avg",
         drop_path: ShareBelow1 = 0.0,
         settings: dict[str, Any] | None = None,
+        small_stem: bool | None = None,
     ):
         super().__init__()
         self.name, self.image_size, self.positions = name, spec.image_size, positions
@@ -64,12 +68,15 @@ class TimmEncoder(Encoder):
         try:
             self.net = timm.create_model(name, pretrained=pretrained is True, num_classes=0, **self.arguments)
         except (TypeError, AssertionError, ValueError) as error:
-            raise BadInput(f"model '{name}' cannot be built for {spec.image_size} px: {_line(error)}") from error
+            raise BadInput(f"model '{name}' cannot be built for {spec.image_size} px: {one_line(error)}") from error
         except (RuntimeError, OSError) as error:
             raise BadInput(
-                f"model '{name}' could not be loaded with its weights: {_line(error)}; give model.pretrained=<path>"
+                f"model '{name}' could not be loaded with its weights: {one_line(error)}; give model.pretrained=<path>"
             ) from error
-        self.small_stem = _is_resnet(self.net) and spec.image_size <= SMALL_IMAGE and pretrained is not True
+        if small_stem is None:
+            small_stem = spec.image_size <= SMALL_IMAGE and pretrained is not True
+        self.small_stem = _is_resnet(self.net) and small_stem
+        self.is_vit = isinstance(self.net, VisionTransformer)  # other families have methods of the same names that do otherwise
         if self.small_stem:
             self.net.conv1 = nn.Conv2d(spec.channels, self.net.conv1.out_channels, 3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -82,25 +89,41 @@ class TimmEncoder(Encoder):
             load_strictly(self.net, _read_weights(pretrained), f"model '{name}'")
         self.set_drop_path(drop_path)
         self.width = getattr(self.net, "head_hidden_size", self.net.num_features)
-        self.drops_patches = hasattr(self.net, "_pos_embed") and hasattr(self.net, "blocks")
-        self.reads_one_token = (
-            self.drops_patches and getattr(self.net, "global_pool", "") == "token" and allow_part(self.blocks[-1])
-        )
-        self.embeds_some = self.drops_patches and can_embed_some(self.net)
+        self.reads_one_token = self.is_vit and self.net.global_pool == "token" and allow_part(self.blocks[-1])
+        self.embeds_some = self.is_vit and can_embed_some(self.net)
         self.patch_size = self.arguments.get("patch_size", 0)
+        self.drops_patches = self.is_vit and self.patch_size > 0  # without one, patches are those of a convolutional stem
         self.num_patches = self.num_tokens = (self.image_size // self.patch_size) ** 2 if self.patch_size else 0
         for statistic in ("mean", "std"):
             value = torch.tensor(self.net.pretrained_cfg[statistic])
             value = value if spec.channels == len(value) else value.mean().expand(spec.channels)
             self.register_buffer(statistic, value.view(-1, 1, 1).clone(), persistent=False)
+        if not self.is_vit and not _is_resnet(self.net):
+            self._check_contract()
 
     def _fix_positions(self) -> None:
-        if getattr(self.net, "pos_embed", None) is None:
+        if not self.is_vit or "patch_size" not in self.arguments or self.net.pos_embed is None:
             raise BadInput(f"model '{self.name}' has no position embedding to fix; use model.positions=learned")
         num_prefix = 0 if self.net.no_embed_class else self.net.num_prefix_tokens
         grid = self.image_size // self.arguments["patch_size"]
         self.net.pos_embed.data.copy_(sincos_positions(self.net.embed_dim, grid, num_prefix)[None])
         self.net.pos_embed.requires_grad_(False)
+
+    @torch.no_grad()
+    def _check_contract(self) -> None:
+        """Read one picture: what timm's families accept and give back stands in no attribute."""
+        training = self.training
+        picture = torch.zeros(1, len(self.mean), self.image_size, self.image_size)
+        try:
+            features = self.eval()(picture)
+        except Exception as error:  # each family has its own ways to fail
+            reason = one_line(error) or type(error).__name__
+            raise BadInput(f"model '{self.name}' cannot read pictures of {self.image_size} px as they are: {reason}") from error
+        finally:
+            self.train(training)
+        if features.pooled.shape != (1, self.width) or features.tokens.ndim != 3:
+            shape = tuple(features.pooled.shape)
+            raise BadInput(f"model '{self.name}' gives no vector a picture: {shape} instead of (1, {self.width})")
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth (Huang et al. 2016), rising linearly from 0 at the first block to `rate` at the last."""
@@ -146,13 +169,16 @@ class TimmEncoder(Encoder):
         return normalised(inputs, self.mean, self.std)
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Features:
-        if not self.drops_patches:
-            if keep is not None:
-                raise BadInput(f"model '{self.name}' cannot drop patches; {nearest('vit', ['vit_t', 'vit_s', 'vit_b'])}")
+        if keep is not None and not self.drops_patches:
+            raise BadInput(f"model '{self.name}' cannot drop patches; {nearest('vit', ['vit_t', 'vit_s', 'vit_b'])}")
+        if not self.is_vit:
             maps = self.net.forward_features(inputs.contiguous(memory_format=torch.channels_last))
             pooled_BD = self.net.forward_head(maps, pre_logits=True)
-            tokens_BND = maps.flatten(2).mT if maps.ndim == 4 and maps.shape[1] == self.width else maps.flatten(1, -2)
-            return Features(tokens_BND, pooled_BD, tokens_BND[:, :0])
+            hidden_BLD = (
+                maps.flatten(2).mT if maps.ndim == 4 and maps.shape[1] == self.net.num_features else maps.flatten(1, -2)
+            )
+            num_prefix = getattr(self.net, "num_prefix_tokens", 0) if maps.ndim == 3 else 0
+            return Features(hidden_BLD[:, num_prefix:], pooled_BD, hidden_BLD[:, :num_prefix])
         num_prefix = self.net.num_prefix_tokens
         hidden_BLD = self.net.norm(self.net.blocks(self._entered(inputs, keep)))
         pooled_BD = self.net.forward_head(hidden_BLD, pre_logits=True)
@@ -255,8 +281,4 @@ def _read_weights(path: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own Rust error type
-        raise BadInput(f"'{path}' is not a readable .safetensors file: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+        raise BadInput(f"'{path}' is not a readable .safetensors file: {one_line(error)}") from error

@@ -55,7 +55,7 @@ class Supervised(Objective):
         target = F.one_hot(label, self.head.out_features).float()
         if self.mix > 0:
             if in_parts():
-                raise BadInput("trainer.accumulate would pair other pictures: objective.mix mixes each with the one before it")
+                raise BadInput("trainer.accumulate would change which pictures of a step are mixed; take mix=0")
             images, target = mix_pairs(images.float().div(255), target, draw, self.mix)
         logits = self.head(self.encoder.embed(self.encoder.normalise(images))).float()
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)

@@ -1,5 +1,7 @@
 """What a user can get wrong: one line that names the thing, the reason and the choices; never a traceback, never silence."""
 
+import errno
+import os
 import re
 import shlex
 import subprocess
@@ -76,6 +78,12 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (TRAIN, ["seed=abc"], "seed must be a whole number from 0 to 9223372036854775807, not 'abc'"),
         (TRAIN, ["optimizer.algorithm._partial_=false"], "cannot be built with these settings: .*'params'"),
         (TRAIN, ["resume=nowhere"], "'nowhere' holds no run to resume"),
+        (TRAIN, ["resume=7"], "'7' holds no run to resume"),
+        (TRAIN, ["resume=2026_11"], "'2026_11' holds no run to resume"),
+        (TRAIN, ["model.init=7"], "'7' "),
+        (FINETUNE, ["checkpoint=7"], "checkpoint='7' is neither a run folder"),
+        (FINETUNE, ["-m", "checkpoint=1e3,8"], "checkpoint='1e3' is neither a run folder"),
+        (COMPARE, ["report=7"], "'7' is not a folder"),
         (FINETUNE, [], "no finished run in 'outputs' yet"),
         (FINETUNE, ["checkpoint=nowhere"], "neither a run folder"),
         (FINETUNE, ["checkpoint=none", "label_fraction=0"], "label_fraction must be a number above 0 and at most 1, not 0"),
@@ -123,6 +131,41 @@ def test_what_an_optimiser_refuses_takes_no_run_folder(here, tmp_path, word, exp
     line = error_line(here(TRAIN, "model.depth=1", word, "hydra.run.dir=run"))
     assert re.search(expected, line), line
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def is_no_folder(line: str, folder: str) -> bool:
+    return f"the output folder '{folder}' cannot be made" in line and "hydra.run.dir=<folder>" in line
+
+
+@pytest.mark.parametrize("script", [TRAIN, FINETUNE])
+def test_a_folder_that_cannot_be_made(here, tmp_path, script, monkeypatch):
+    (tmp_path / "file").touch()
+    line = error_line(here(script, "hydra.run.dir=file/run"))
+    assert is_no_folder(line, "file/run")
+    assert "Not a directory" in line
+    assert is_no_folder(error_line(here(script, "hydra.run.dir=file")), "file")
+    assert is_no_folder(error_line(here(script, "-m", "seed=0,1", "hydra.sweep.dir=file/sweep")), "file/sweep")
+    made = os.mkdir
+    for code in (errno.EACCES, errno.EROFS):
+
+        def refused(path, *rest, code=code, **named):
+            if "locked" in str(path):
+                raise OSError(code, os.strerror(code), str(path))
+            made(path, *rest, **named)
+
+        monkeypatch.setattr(os, "mkdir", refused)
+        line = error_line(here(script, "hydra.run.dir=locked"))
+        assert is_no_folder(line, "locked")
+        assert os.strerror(code) in line
+
+
+def test_a_defect_in_reading_a_file_is_no_matter_of_the_output_folder(here, monkeypatch):
+    def unreadable(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "pictures")
+
+    monkeypatch.setattr("training.ranks.check_alone", unreadable)
+    with pytest.raises(PermissionError):
+        here(FINETUNE, "checkpoint=none")
 
 
 def test_data_that_cannot_be_used(here, tmp_path, pictures):

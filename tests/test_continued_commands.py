@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from conftest import error_line, inside
@@ -168,3 +169,23 @@ def test_the_report_says_what_was_gained_and_lost(tmp_path, pictures, texts):
         changes = [results[name, task, seed] - results["vit_t", task, seed] for seed in (0, 1)]
         assert f"{name}, knn on {task}, {which}: {50 * sum(changes):+.1f} points by going on (95 % interval from" in said
     assert "Continued pre-training" in (cwd / "outputs" / "report.md").read_text()
+
+
+def test_a_run_that_began_with_timms_weights_is_judged_and_gone_on_with(here, pictures, monkeypatch):
+    create = timm.create_model  # without a network
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False, **arguments: create(name, **arguments))
+    data = ["datamodule=image_folder", f"datamodule.root={pictures}", "trainer.accelerator=cpu"]
+    short = ["objective=supervised", "budget.steps=1", "monitor.times=0", "datamodule.batch_size=8", *data]
+    timms = ["model=resnet18", "model.pretrained=true", "+model.settings.act_layer=silu"]
+    first = here("train.py", *short, *timms, "hydra.run.dir=first")
+    assert first.returncode == 0, first.stdout
+    found = []
+    for number, checkpoint in enumerate(("first", "first/checkpoints/last.ckpt")):
+        words = [f"checkpoint={checkpoint}", "transfer=knn", "transfer.k=3", f"hydra.run.dir=judged{number}", *data[2:]]
+        done = here("finetune.py", *words)
+        assert done.returncode == 0, done.stdout
+        found.append(done.stdout.partition("accuracy")[2].partition("\n")[0])
+    assert found[0] == found[1]
+    second = here("train.py", *short, "model.init=first", "hydra.run.dir=second")
+    assert second.returncode == 0, second.stdout
+    assert "with encoder and heads of first" in second.stdout

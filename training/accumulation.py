@@ -29,13 +29,13 @@ def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
     return parts
 
 
-def check_batch(batch_size: int, num_ranks: int, accumulate: Any) -> None:
-    """Raise BadInput where a global batch cannot be shared out equally."""
+def check_batch(batch_size: int, num_ranks: int, accumulate: Any, setting: str = "datamodule.batch_size") -> None:
+    """Raise BadInput where a global batch, which `setting` gives, cannot be shared out equally."""
     if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
         raise BadInput(f"trainer.accumulate is a positive number of parts, not {accumulate!r}")
     if batch_size % (num_ranks * accumulate):
         raise BadInput(
-            f"datamodule.batch_size={batch_size} cannot be shared out equally among {num_ranks} ranks x "
+            f"{setting}={batch_size} cannot be shared out equally among {num_ranks} ranks x "
             f"trainer.accumulate={accumulate}; take a multiple of {num_ranks * accumulate}"
         )
 

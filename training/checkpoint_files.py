@@ -129,17 +129,12 @@ def _put_together(parts: list[Any]) -> Any:
     return first
 
 
-def readable_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint of a run that is whole; a damaged one is reported and the one before it taken.
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """(its path, what it says) of a run's newest checkpoint; a damaged one is reported and the one before it taken.
 
     Raises:
-        BadInput: none is there, or none can be read.
+        BadInput: none is there, or from none training can go on.
     """
-    return newest_checkpoint(folder)[0]
-
-
-def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """(its path, what it says) of the newest checkpoint of a run from which training can go on; as `readable_checkpoint`."""
     candidates = [folder / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt")]
     present = [path for path in candidates if path.exists()]
     if not present:

@@ -17,7 +17,7 @@ from training.accumulation import split_batch
 from training.arrangement import Arrangement
 from training.course import Course, Stopwatch
 from training.optimization import Optimization
-from training.ranks import mean_over_ranks, sum_over_ranks
+from training.ranks import mean_scalars, sum_over_ranks
 
 LOGGED_EVERY = 10  # steps
 
@@ -79,7 +79,7 @@ class Pretraining(L.LightningModule):
         outcomes = [self._forward(batch, 0)] if len(parts) == 1 else self._forward_in_parts(parts)
         names = list(outcomes[0].report)
         columns = zip(*([outcome.loss, *outcome.report.values()] for outcome in outcomes), strict=True)
-        self.loss, *values = mean_over_ranks([torch.stack([x.detach().float() for x in column]).mean() for column in columns])
+        self.loss, *values = mean_scalars([torch.stack([x.detach().float() for x in column]).mean() for column in columns])
         self.report = dict(zip(names, values, strict=True))
         if self.global_step == 0:
             self.first_loss = self.loss
@@ -150,7 +150,10 @@ class Pretraining(L.LightningModule):
 
     @property
     def lr(self) -> float:
-        return max(group["lr"] for group in self.optimizers().param_groups)
+        """The largest; of embedding tables, which may have a factor of their own, only where nothing else is trained."""
+        groups = self.optimizers().param_groups
+        others = [group for group in groups if not group.get("embedding")]
+        return max(group["lr"] for group in others or groups)
 
     def optimizer_step(self, *arguments: object, **settings: object) -> None:
         self.optimization.move_weight_decay(self.optimizers().param_groups, self.global_step, self.course.num_steps)

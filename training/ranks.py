@@ -126,7 +126,7 @@ def join(settings: dict[str, Any]) -> Ranks:
     if "RANK" not in os.environ:
         _translate_slurm(ranks)
     if not dist.is_initialized():  # gloo for what is on the host, NCCL for what is on GPUs
-        if torch.cuda.is_available():
+        if settings["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(timeout=PATIENCE)
     return ranks
@@ -147,7 +147,7 @@ def _translate_slurm(ranks: Ranks) -> None:
     }
 
 
-def mean_over_ranks(values: list[torch.Tensor]) -> list[torch.Tensor]:
+def mean_scalars(values: list[torch.Tensor]) -> list[torch.Tensor]:
     """The mean of each scalar over all ranks, detached; all ranks must give as many."""
     values = [value.detach().float() for value in values]
     if not dist.is_initialized():

@@ -273,7 +273,7 @@ def score(folder: str | Path) -> float:
 
 
 def first_difference(ours: Any, theirs: Any, name: str = "") -> str | None:
-    """The first setting in which two configurations differ, as one line; speed and names aside."""
+    """The first setting in which two configurations differ, as one line; speed and `resume` aside."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = [key for key in dict.fromkeys((*ours, *theirs)) if name or key not in (*SPEED, "resume")]
         found = (first_difference(ours.get(key), theirs.get(key), f"{name}.{key}" if name else key) for key in keys)

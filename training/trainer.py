@@ -49,10 +49,9 @@ def build_trainer(
         resumed_at: the step that a run goes on from; what was logged after it is forgotten.
 
     Raises:
-        BadInput: an accelerator or precision that does not exist or is not here.
+        BadInput: a precision that does not exist.
     """
     _quieten()
-    _check_accelerator(settings["accelerator"])
     ranks = ranks or Ranks()
     return L.Trainer(
         accelerator=settings["accelerator"],
@@ -132,8 +131,9 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
     Returns what every `auto` became, for log and result.
 
     Raises:
-        BadInput: a setting is none of its choices.
+        BadInput: a setting is none of its choices, or the accelerator is not here.
     """
+    _check_accelerator(settings["accelerator"])
     collect_as_usual()
     device = device_type(settings["accelerator"])
     if device == "cpu":

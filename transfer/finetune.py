@@ -15,6 +15,8 @@ from objectives.supervised import Supervised
 from objectives.supervised_text import SupervisedText
 from objectives.views import CropScale
 from ranges import Count, CountOr0, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
+from training.accumulation import check_accumulation, check_batch
+from training.arrangement import Arrangement
 from training.course import Steps
 from training.optimization import Optimization
 from training.pretraining import Pretraining
@@ -72,18 +74,33 @@ class FineTune:
         else:
             objective = Supervised(encoder, data.spec, label_smoothing, self.crop_scale, self.mix)
         encoder.set_drop_path(self.drop_path)
-        prepare_speed(objective, bench.trainer)
+        resolved = prepare_speed(objective, bench.trainer)
+        objective.to(resolved["device"])
+        check_parts(objective, data, bench, batch_size)
         optimization = Optimization(self.algorithm, base_lr, self.weight_decay, self.warmup, self.clip_norm, self.layer_decay)
-        module = Pretraining(objective, optimization, course, batch_size, bench.seed)
+        arrangement = Arrangement.of(bench.trainer, resolved)
+        module = Pretraining(objective, optimization, course, batch_size, bench.seed, arrangement=arrangement)
         trainer = build_trainer(bench.trainer, bench.folder, course, self.clip_norm, [ProgressLine()])
         loader = data.train_loader(
             objective.views(), bench.seed, num_steps, workers=bench.trainer["workers"], batch_size=batch_size
         )
         fit(trainer, module, loader)
+        objective.to(resolved["device"])  # Lightning leaves it on the host
         set_attention(objective, "sdpa")  # evaluation has no backward pass
-        validation = scores(*predict(objective, data, "val"), data.spec, prefix="val_")
+        with module.whole() as trained:
+            validation = scores(*predict(trained, data, "val"), data.spec, prefix="val_")
+            test = scores(*predict(trained, data, "test"), data.spec)
         selected = f"val_{data.spec.selection}"
-        return scores(*predict(objective, data, "test"), data.spec) | {selected: validation[selected], "steps": num_steps}
+        return test | {selected: validation[selected], "steps": num_steps}
+
+
+def check_parts(objective: Supervised | SupervisedText, data: Task, bench: Bench, batch_size: int) -> None:
+    """Raise BadInput where a step cannot be taken in as many parts as the trainer is asked for."""
+    accumulate, device = bench.trainer["accumulate"], objective.head.weight.device
+    check_batch(batch_size, 1, accumulate, "transfer.batch_size")
+    if accumulate > 1:
+        batch = next(iter(data.train_loader(objective.views(), bench.seed, 1, batch_size=batch_size)))
+        check_accumulation(objective, {name: value.to(device) for name, value in batch.items()}, accumulate)
 
 
 def predict(objective: Supervised | SupervisedText, data: Task, split: str) -> tuple[np.ndarray, np.ndarray]:

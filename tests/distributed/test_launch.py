@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, command, error_line
 from made_runs import words_for
 from processes import children, gone
 from safetensors.torch import load_file
 
 from reports.result import read_result
+from training.ranks import join
 
 STEPS = 200
 PAIR = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.precision=fp32"]
@@ -161,3 +163,17 @@ def test_what_cannot_be_started_is_refused_in_one_line(here, monkeypatch, words,
 
 def test_transfer_runs_on_one_device(here):
     assert "one device" in error_line(here("finetune.py", "checkpoint=none", "trainer=ddp", *PAIR))
+
+
+@pytest.mark.parametrize(("accelerator", "expected"), [("cpu", []), ("auto", [1]), ("gpu", [1])])
+def test_a_rank_takes_its_gpu_where_gpus_are_asked_for(monkeypatch, accelerator, expected):
+    taken = []
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **_: None)
+    settings = {"accelerator": accelerator, "strategy": "ddp", "devices": 2, "num_nodes": 1}
+    assert join(settings).rank == 1
+    assert taken == expected

@@ -71,7 +71,7 @@ def built(words: list[str]):
         ("simclr", ["model=resnet18"], "batch norm"),
         ("simclr", ["objective.projector_depth=1"], "batch norm"),
         ("supervised", ["model=resnet18"], "batch norm"),
-        ("supervised", ["objective.mix=0.5"], "would pair other pictures"),
+        ("supervised", ["objective.mix=0.5"], "which pictures of a step are mixed"),
         *((name, [], "batch norm") for name in REFUSED[1:5]),
         *((name, [], "grad_cache") for name in REFUSED[5:]),
         ("moco_v2", ["model=resnet18"], "batch norm"),

@@ -1,14 +1,20 @@
 """What only a GPU can show: whatever the kernels, objectives compute there what they do on a CPU. Skipped where none is."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import inside, text_encoder
+from made_pairs import TinyPairs
 from torch import Tensor
 
 from benchmarks.works import Work
 from conf.composition import compose_settings
 from models.attention import kernels_used, set_attention
 from models.biased_gelu import biased_gelu, fuse_gelu
+from models.pair import Pair, PairHead
 from models.short_attention import short_attention
 from objectives.draw import Draw
 from objectives.linear_cross_entropy import linear_cross_entropy
@@ -16,6 +22,10 @@ from objectives.objective import Batch, Objective
 from training.ahead import Ahead
 from training.arrangement import Arrangement
 from training.pretraining import seed_generators
+from transfer.features import embed_pictures, embed_texts, extract
+from transfer.protocol import Bench
+from transfer.retrieval import Retrieval
+from transfer.zero_shot import ZeroShot
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -168,3 +178,52 @@ def test_the_kernel_of_the_logits_against_float64(dtype, with_bias, num_classes)
     assert nats.item() == pytest.approx(expected.item(), rel=tolerance)
     for got, wanted in zip(mine, exact, strict=True):
         assert (got.grad - wanted.grad).norm() < max(tolerance, 1e-4) * wanted.grad.norm()
+
+
+def judged(transfer: str, accelerator: str, pictures: Path, cwd: Path) -> dict:
+    """The result of finetune.py on an untrained encoder."""
+    model = ["checkpoint=none", "model=vit_t", "model.depth=2"]
+    data = ["datamodule=image_folder", f"datamodule.root={pictures}", "datamodule.batch_size=8"]
+    speed = [f"trainer.accelerator={accelerator}", "trainer.precision=fp32"]
+    model += ["transfer.epochs=1", "transfer.min_steps=20"] if transfer == "finetune" else []
+    done = inside("finetune.py", f"transfer={transfer}", *model, *data, *speed, f"hydra.run.dir={accelerator}", cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    return json.loads((cwd / accelerator / "result.json").read_text())
+
+
+@pytest.mark.parametrize("transfer", ["knn", "linear", "finetune"])
+def test_an_encoder_is_worth_what_it_is_on_a_cpu_and_is_judged_on_the_gpu(transfer, pictures, tmp_path):
+    host = judged(transfer, "cpu", pictures, tmp_path)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.max_memory_allocated()
+    found = judged(transfer, "gpu", pictures, tmp_path)
+    assert torch.cuda.max_memory_allocated() > before
+    assert found["settings"]["device"] == "cuda"
+    assert found["metrics"]["accuracy"] == pytest.approx(
+        host["metrics"]["accuracy"], abs=0.15 if transfer == "finetune" else 0.05
+    )
+
+
+def test_frozen_features_are_those_of_a_cpu(data, vit):
+    host, labels = extract(vit, data, "test")
+    found, same = extract(vit.cuda(), data, "test")
+    torch.testing.assert_close(found, host, rtol=1e-3, atol=1e-3)
+    assert torch.equal(labels, same)
+
+
+def test_a_pair_is_worth_what_it_is_on_a_cpu(pictures, vit, tmp_path):
+    data = TinyPairs(pictures)
+    text = text_encoder("bert", data.spec)
+    pair, bench = Pair(vit, text, PairHead.between(vit, text)), Bench(tmp_path, 0, {"workers": 0}, "fp32")
+
+    def looked_at() -> tuple[Tensor, Tensor, dict, dict]:
+        vectors = embed_pictures(pair, data, "test")[0], embed_texts(pair, ["red", "a very blue picture"])
+        return (*vectors, ZeroShot(("a {} picture",))(pair, data.task, bench), Retrieval()(pair, data, bench))
+
+    host = looked_at()
+    pair.cuda()
+    found = looked_at()
+    for mine, other in zip(found[:2], host[:2], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
+    for mine, other, metric in zip(found[2:], host[2:], ("accuracy", "recall_at_1"), strict=True):
+        assert mine[metric] == pytest.approx(other[metric], abs=0.1)

@@ -236,6 +236,13 @@ def test_an_export_is_the_same_encoder_again(encoder, tmp_path):
     close(tokens(build_encoder(recipe, weights).eval(), **batch), tokens(encoder, **batch))
 
 
+def test_weights_that_the_library_writes_are_not_copied_before(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(encoder), "exported", None)
+    save_encoder(encoder, tmp_path)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "encoder.json").read_text()).items() <= ({"format": 1} | encoder.exported()[1]).items()
+
+
 def test_an_export_is_a_model_of_plain_transformers(encoder, tmp_path):
     ids = text_batch(2)["ids"]
     folder = save_encoder(encoder, tmp_path)

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from conftest import jitter
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.spec import DataSpec
@@ -49,6 +49,65 @@ def test_exported_weights_load_into_plain_timm(tmp_path, name, size):
         assert torch.equal(again(again.normalise(images)).pooled, ours)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert recipe["small_stem"] == (name == "resnet18" and size == 32)
+
+
+def with_weights(name: str, pretrained: bool = False, **arguments: object) -> torch.nn.Module:
+    """`timm.create_model`, whose weights need no network."""
+    return create_model(name, **arguments)
+
+
+create_model = timm.create_model
+STEMS = {(32, True): False, (32, False): True, (65, True): False, (65, False): False}  # (px, pretrained) -> small
+
+
+@pytest.mark.parametrize(("size", "pretrained"), STEMS)
+def test_a_resnet_is_loaded_with_the_stem_that_it_was_trained_with(tmp_path, monkeypatch, size, pretrained):
+    monkeypatch.setattr(timm, "create_model", with_weights)
+    torch.manual_seed(0)
+    encoder = TimmEncoder(DataSpec("tiny", "image", 10, size, 3), "resnet18", pretrained=pretrained).eval()
+    assert encoder.small_stem is STEMS[size, pretrained]
+    assert encoder.net.conv1.kernel_size == ((3, 3) if encoder.small_stem else (7, 7))
+    save_encoder(encoder, tmp_path)
+    again = load_encoder(tmp_path).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(again(images).tokens, encoder(images).tokens)
+
+
+def test_timms_own_weights_from_a_file_can_be_taken_for_small_pictures(tmp_path, spec):
+    torch.manual_seed(0)
+    weights = timm.create_model("resnet18", num_classes=0).state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+    encoder = TimmEncoder(spec, "resnet18", pretrained=str(tmp_path / "weights.safetensors"), small_stem=False)
+    assert torch.equal(encoder.net.conv1.weight, weights["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vit_tiny_patch16_224", {"num_heads": 6}),  # of the same shapes: what is lost here is lost without a word
+        ("vit_tiny_patch16_224", {"act_layer": "relu"}),
+        ("vit_tiny_patch16_224", {"reg_tokens": 2, "init_values": 0.1, "fc_norm": True}),
+        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 1}),
+        ("resnet18", {"layers": (1, 1, 1, 1), "act_layer": "silu"}),
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "kernel_sizes": 3}),
+    ],
+)
+def test_a_model_with_settings_of_its_own_is_loaded_as_it_was(tmp_path, spec, name, settings):
+    torch.manual_seed(0)
+    encoder = TimmEncoder(spec, name, settings=settings).eval()
+    jitter(encoder)
+    save_encoder(encoder, tmp_path)
+    plain = TimmEncoder(spec, name) if settings.keys() <= {"num_heads", "act_layer"} else None
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = encoder(images)
+        again = load_encoder(tmp_path).eval()(images)
+        if plain is not None:
+            plain.net.load_state_dict(encoder.net.state_dict())
+            assert not torch.allclose(plain.eval()(images).pooled, expected.pooled, atol=1e-3)
+    assert torch.equal(again.pooled, expected.pooled)
+    assert torch.equal(again.tokens, expected.tokens)
 
 
 def test_any_timm_model_fulfils_the_contract(spec):

@@ -10,7 +10,7 @@ import torch
 
 from errors import BadInput, RunStopped
 from training import checkpoints
-from training.checkpoint_files import read_checkpoint, readable_checkpoint
+from training.checkpoint_files import newest_checkpoint, read_checkpoint
 
 
 class Bomb:
@@ -50,14 +50,14 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, capsy
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     with pytest.raises(BadInput, match="holds no checkpoint"):
-        readable_checkpoint(tmp_path)
+        newest_checkpoint(tmp_path)
     torch.save({"headstart": {}, "state_dict": {}, "global_step": 3}, folder / "previous.ckpt")
     (folder / "last.ckpt").write_bytes(b"cut")
-    assert readable_checkpoint(tmp_path) == folder / "previous.ckpt"
+    assert newest_checkpoint(tmp_path)[0] == folder / "previous.ckpt"
     assert "last.ckpt" in capsys.readouterr().out
     (folder / "previous.ckpt").write_bytes(b"cut too")
     with pytest.raises(BadInput, match="previous.ckpt"):
-        readable_checkpoint(tmp_path)
+        newest_checkpoint(tmp_path)
 
 
 def test_a_second_signal_ends_a_run_at_once_but_a_parent_that_is_gone_is_told_of_twice(tmp_path, monkeypatch):

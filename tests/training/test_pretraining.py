@@ -2,9 +2,13 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
+from torch import nn
 
+from conf import build, read_choice
 from models.fused import chains_compiled, compile_chains
+from training.course import Steps
 from training.pretraining import LOGGED_EVERY, Pretraining, seed_generators
 from training.trainer import fit
 
@@ -40,3 +44,18 @@ def test_a_gpus_loss_is_looked_at_where_it_is_logged_and_a_cpus_before():
             )
             Pretraining.on_train_batch_end(module)
     assert looked == [("cuda", LOGGED_EVERY), ("cuda", 2 * LOGGED_EVERY)]
+
+
+@pytest.mark.parametrize(("tables", "expected"), [((True, False), 0.01), ((True, True), 0.03), ((False, False), 0.03)])
+def test_the_learning_rate_shown_is_not_that_of_embedding_tables(tables, expected):
+    groups = [{"lr": lr, "embedding": table} for lr, table in zip((0.03, 0.01), tables, strict=True)]
+    assert Pretraining.lr.fget(SimpleNamespace(optimizers=lambda: SimpleNamespace(param_groups=groups))) == expected
+
+
+def test_coupled_adamw_shows_the_rate_that_was_announced():
+    objective = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    settings = build(read_choice("optimizer", "coupled_adamw"))
+    module = Pretraining(objective, settings, Steps(10), 64, 0)
+    optimizer = settings.optimizer(objective, 64)
+    module.optimizers = lambda: optimizer
+    assert max(group["lr"] for group in optimizer.param_groups) > module.lr == settings.peak_lr(64)

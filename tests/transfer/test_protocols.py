@@ -1,6 +1,7 @@
 """Protocols: right against brute force, read the test split once, and leave the encoder bit for bit as it was."""
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,10 @@ from sklearn.linear_model import LogisticRegression
 
 from datamodules.image_folder import ImageFolder
 from datamodules.spec import DataSpec
+from datamodules.text_classification import TextClassification
 from errors import BadInput
 from models.encoder import ALL_LAYERS
+from models.text_encoder import TextEncoder
 from models.timm_encoder import TimmEncoder
 from transfer.finetune import FineTune
 from transfer.knn import KNN, knn_predict, validation_probe
@@ -26,6 +29,10 @@ TRAINER = {
     "precision": "fp32",
     "attention": "auto",
     "workers": 0,
+    "accumulate": 1,
+    "activation_checkpointing": False,
+    "half_stream": False,
+    "compile": False,
 }
 
 
@@ -121,6 +128,47 @@ def test_finetune_learns_the_task_and_reads_the_test_split_once(data, bench, vit
     assert metrics["steps"] == 25
     assert not torch.equal(before, vit.net.blocks[0].attn.qkv.weight)
     assert read.count("test") == 1
+
+
+def text_task(texts: Path, cache: Path) -> TextClassification:
+    return TextClassification(
+        str(texts / "task"), {"kind": "wordpiece", "vocab_size": 200, "lowercase": True}, cache=str(cache)
+    )
+
+
+@pytest.mark.parametrize("speed", [{"accumulate": 2}, {"accumulate": 4, "activation_checkpointing": True}])
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_fine_tuning_in_parts_learns_the_same(tmp_path, data, texts, modality, speed):
+    task = data if modality == "image" else text_task(texts, tmp_path)
+    learned, sizes = [], []
+    for settings in (TRAINER, TRAINER | speed):
+        torch.manual_seed(0)
+        if modality == "image":
+            encoder = TimmEncoder(task.spec, "vit_tiny_patch16_224", depth=2)
+        else:
+            encoder = TextEncoder(task.spec, "bert", width=32, depth=2, heads=2, feedforward=64)
+        fresh = torch.cat([weight.detach().flatten() for weight in encoder.parameters()])
+        encoder.blocks[0].register_forward_pre_hook(lambda block, given: sizes.append((block.training, len(given[0]))))
+        protocol = FineTune(torch.optim.SGD, epochs=1, min_steps=4, batch_size=8, drop_path=0.0, base_lr=1.0)
+        protocol(encoder, task, Bench(tmp_path, 0, settings, "fp32"))
+        learned.append(torch.cat([weight.detach().flatten() for weight in encoder.parameters()]))
+        assert not torch.allclose(learned[-1], fresh, atol=1e-4)
+    torch.testing.assert_close(*learned, rtol=1e-4, atol=1e-6)
+    assert {(True, 8), (True, 8 // speed["accumulate"])} <= set(sizes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "expected"),
+    [
+        ({"batch_size": 9}, "vit_tiny_patch16_224", "transfer.batch_size=9 cannot be shared out equally"),
+        ({"batch_size": 8, "mix": 0.5}, "vit_tiny_patch16_224", "which pictures of a step are mixed"),
+        ({"batch_size": 8}, "resnet18", "batch norm"),
+    ],
+)
+def test_fine_tuning_that_cannot_be_parted_is_refused(data, tmp_path, settings, model, expected):
+    encoder = TimmEncoder(data.spec, model)
+    with pytest.raises(BadInput, match=expected):
+        FineTune(torch.optim.AdamW, **settings)(encoder, data, Bench(tmp_path, 0, TRAINER | {"accumulate": 2}, "fp32"))
 
 
 def test_the_probe_of_a_random_encoder_is_the_same_for_the_same_seed(data, bench, spec):
