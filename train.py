@@ -62,7 +62,6 @@ def main(config: DictConfig) -> float:
     begins = start.described(with_heads=start.load_heads(objective))
     objective.check_batch(data.batch_size)
     optimization = build(run.config["optimizer"])
-    optimization.optimizer(objective, data.batch_size)  # what a library refuses is refused before the folder is claimed
     resolved = prepare_speed(objective, run.config["trainer"]) | ranks.described(run.config["trainer"]["strategy"])
 
     budget = Budget.of(run.config["budget"], run.config["trial_flops"])

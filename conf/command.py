@@ -13,6 +13,7 @@ from pathlib import Path
 
 from conf import CONF
 from conf.collector import collect_rarely
+from conf.interrupts import INTERRUPTED, ended_within_imports
 from errors import BadInput, Elsewhere, RunStopped, nearest
 
 FOLDERS = ("resume", "checkpoint", "report", "model.init")  # settings that name one
@@ -35,7 +36,8 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that the line below is ours
         sys.argv[1:] = settle_late([quoted(word) for word in sys.argv[1:]])
         try:
-            main()
+            with ended_within_imports():
+                main()
         except BadInput as error:
             _exit(_with_notes(error), 2)
         except Elsewhere:
@@ -45,8 +47,8 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
                 sys.exit(error.exit_code)
             _exit(_with_notes(error), error.exit_code)
         except KeyboardInterrupt as error:
-            notes = getattr(error, "__notes__", ["a run that has a checkpoint goes on by resume=<its folder>"])
-            _exit("; ".join(("interrupted", *notes)), 130)
+            notes = getattr(error, "__notes__", None)
+            _exit("; ".join(("interrupted", *notes)) if notes else INTERRUPTED, 130)
         except BrokenPipeError as error:  # of `train.py | head`; what is still in the buffer must not fail again at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _exit("; ".join(("the program that read the output has ended", *getattr(error, "__notes__", ()))), 1)

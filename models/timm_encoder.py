@@ -63,7 +63,7 @@ class TimmEncoder(Encoder):
     ):
         super().__init__()
         self.name, self.image_size, self.positions = name, spec.image_size, positions
-        self.arguments = _timm_arguments(name, spec, patch_size, depth, pool) | (settings or {})
+        self.arguments = _timm_arguments(name, spec, patch_size, depth, pool, settings or {})
         self.pretrained = bool(pretrained)
         try:
             self.net = timm.create_model(name, pretrained=pretrained is True, num_classes=0, **self.arguments)
@@ -247,7 +247,9 @@ def fitting_patch_size(image_size: int) -> int:
     return fitting(image_size)[0]
 
 
-def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, depth: int | None, pool: str) -> dict[str, Any]:
+def _timm_arguments(
+    name: str, spec: DataSpec, patch_size: int | None, depth: int | None, pool: str, settings: dict[str, Any]
+) -> dict[str, Any]:
     if not timm.is_model(name):
         raise BadInput(f"timm has no model '{name}'; {_nearest_timm(name)}")
     arguments: dict[str, Any] = {"in_chans": spec.channels}
@@ -259,9 +261,18 @@ def _timm_arguments(name: str, spec: DataSpec, patch_size: int | None, depth: in
         arguments |= {"img_size": spec.image_size, "patch_size": patch_size, "global_pool": pool, "fc_norm": False}
         arguments["dynamic_img_size"] = True  # positions are interpolated for views of another size
         arguments |= {"depth": depth} if depth else {}
-    elif timm.get_pretrained_cfg(name).fixed_input_size:
-        arguments["img_size"] = spec.image_size
-    return arguments
+    else:
+        wanted = {"patch_size": patch_size, "depth": depth, "global_pool": None if pool == "avg" else pool}
+        for key, value in wanted.items():
+            if value is not None and settings.get(key) != value:
+                setting = "pool" if key == "global_pool" else key
+                raise BadInput(
+                    f"model.{setting}={value} is for timm's vision transformers, and '{name}' is none; "
+                    f"what timm takes for it goes by +model.settings.<its name>=..."
+                )
+        if timm.get_pretrained_cfg(name).fixed_input_size:
+            arguments["img_size"] = spec.image_size
+    return arguments | settings
 
 
 def _nearest_timm(name: str) -> str:

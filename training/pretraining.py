@@ -54,6 +54,7 @@ class Pretraining(L.LightningModule):
         self.objective, self.optimization = objective, optimization
         self.course, self.batch_size, self.seed, self.plain = course, batch_size, seed, plain or {}
         self.arrangement = arrangement or Arrangement()
+        optimization.optimizer(objective, batch_size)  # what its class refuses is refused before anything is written
         self.watch = Stopwatch()
         self.loss = self.first_loss = torch.tensor(float("nan"))
         self.report: dict[str, Tensor] = {}

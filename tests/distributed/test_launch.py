@@ -48,7 +48,7 @@ def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on(here, tmp_path, w
     wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
     ranks = children(process)
     assert set(ranks) == {0, 1}
-    assert "going on in another process" in error_line(here("train.py", "resume=run"))
+    assert "going on in another process" in error_line(here("train.py", "resume=run", "trainer=cpu"))
     os.kill(ranks[1], signal.SIGKILL)
     began = time.monotonic()
     text, _ = process.communicate(timeout=120)

@@ -86,3 +86,10 @@ def test_a_family_computes_what_timm_does_and_trains_a_step(name, tmp_path):
 def test_what_cannot_read_the_pictures_is_refused_by_name(name, expected):
     with pytest.raises(BadInput, match=f"model '{name}' {expected}: .{{5,}}"):
         TimmEncoder(SPEC, name)
+
+
+@pytest.mark.parametrize("setting", [{"depth": 2}, {"patch_size": 8}, {"pool": "token"}])
+def test_what_only_vision_transformers_have_is_not_ignored_by_others(setting):
+    ((key, value),) = setting.items()
+    with pytest.raises(BadInput, match=f"model.{key}={value} is for timm's vision transformers, and 'convnext_atto' is none"):
+        TimmEncoder(SPEC, "convnext_atto", **setting)
