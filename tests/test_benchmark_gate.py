@@ -36,7 +36,8 @@ def test_a_side_takes_its_turns_in_its_own_process(capfd):
     assert "deliberate" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("script", ["run", *(pytest.param(name, marks=pytest.mark.long) for name in ("overhead", "growth"))])
+@pytest.mark.long
+@pytest.mark.parametrize("script", ["run", "overhead", "growth"])
 def test_ctrl_c_is_answered_in_one_line_and_leaves_no_process(script):
     case = {"run": "data", "overhead": "mlm", "growth": "batch"}[script]
     program = [sys.executable, f"benchmarks/{script}.py", case, "--toy"]

@@ -95,7 +95,8 @@ WORKS = {
 }
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.long) for name in ("gpt2", "bert")), "vit"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", WORKS)
 def test_compiled_blocks_with_all_kernels_have_no_break_and_learn_the_same(name, monkeypatch):
     interpret(partial(compare_compiled, name), monkeypatch)
 
