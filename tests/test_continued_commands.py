@@ -143,7 +143,6 @@ def test_what_cannot_be_gone_on_from_is_said(learned, words, reason):
     assert re.search(reason, error_line(done))
 
 
-@pytest.mark.long
 def test_the_report_says_what_was_gained_and_lost(tmp_path, pictures, texts):
     cwd = tmp_path
     words = ["monitor.times=0", "budget.steps=2", *SPEED]
