@@ -4,7 +4,7 @@ Each point is measured in a process of its own. An exponent is the slope of a st
 standard error; beside it stands that of the FLOPs counted at the same points, which is what arithmetic says.
 For samples it is the order of an epoch and its batches that are measured, on numbers alone: 10^3 to 10^7 of them.
 
-    python benchmarks/growth.py                  # about seven minutes on two cores; growth.json and growth.svg in results/
+    python benchmarks/growth.py                  # about eight minutes on two cores; growth.json and growth.svg in results/
     python benchmarks/growth.py samples          # into a temporary folder
 """
 
