@@ -48,7 +48,8 @@ def test_a_step_begins_without_the_gradients_of_the_last(words, pictures, texts,
     assert stale == [0, 0, 0]  # they would lie in memory beside the activations
 
 
-@pytest.mark.parametrize("name", [pytest.param("ddp", marks=pytest.mark.long), "fsdp"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_parts_on_two_ranks(two_ranks, name, pictures, texts, tmp_path):
     words = [*words_for("span", pictures, texts), *RECIPE]
     whole = fit(settings_of(words), tmp_path / "whole", 4)

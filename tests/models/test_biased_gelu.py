@@ -74,6 +74,7 @@ def compare(kind: str, act: Tensor, grad_pre: Tensor, grad_bias: Tensor, pre: Te
     assert (grad_bias - exact[1].grad).norm() <= 1e-6 * exact[1].grad.norm()
 
 
+@pytest.mark.long
 def test_outputs_and_gradients_are_those_of_the_formulas(monkeypatch):
     interpret(compare_all, monkeypatch)
 

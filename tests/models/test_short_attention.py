@@ -93,6 +93,7 @@ def compare(mixed: Tensor, grad_qkv: Tensor, grad_bias: Tensor, qkv: Tensor, gra
         assert (ours - theirs).norm() <= 3e-6 * theirs.norm()
 
 
+@pytest.mark.long
 def test_outputs_and_gradients_are_pytorchs(monkeypatch):
     interpret(compare_all, monkeypatch)
 

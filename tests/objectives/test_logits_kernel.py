@@ -2,6 +2,7 @@
 
 from types import ModuleType
 
+import pytest
 import torch
 from triton_interpreter import interpret
 
@@ -50,5 +51,6 @@ def compare(logits_kernel: ModuleType, num_classes: int, with_bias: bool, dtype:
     assert (gradient[:, num_classes:] == 0).all()
 
 
+@pytest.mark.long
 def test_loss_number_right_and_gradient_equal(monkeypatch):
     interpret(compare_all, monkeypatch)

@@ -67,6 +67,7 @@ def test_what_is_looked_at_is_not_compiled(monkeypatch):
     assert len(called) == 2 * parts
 
 
+@pytest.mark.long
 def test_blocks_of_many_shapes_are_all_compiled(monkeypatch):
     """Teachers and students, kinds of blocks and sizes of crops share one function, of which PyTorch keeps eight versions."""
     graphs = []
