@@ -3,10 +3,10 @@ PYTHON := .venv/bin/python
 .PHONY: demo test test-long faults lint
 comma := ,
 
-# installed again when what it depends on changes; modules are compiled when first imported, which most of them never are
+# installed again when what it depends on changes
 .venv/installed-%: pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv .venv
-	$(PYTHON) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[$(subst +,$(comma),$*)]"
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(subst +,$(comma),$*)]"
 	touch $@
 
 demo: .venv/installed-demo ## pre-train on the embedded pictures, transfer, compare; stopped and started again it goes on
