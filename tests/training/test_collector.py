@@ -26,7 +26,7 @@ def test_a_command_collects_rarely_until_it_trains(monkeypatch):
     main()
     frozen = gc.get_freeze_count()
     collector.collect_as_usual()  # of a second run in this process: what the first one left can still be collected
-    assert 0 < frozen == gc.get_freeze_count()
+    assert 0 < gc.get_freeze_count() <= frozen  # fewer where what was frozen is no longer used
     gc.unfreeze()  # as other tests of this process found it
     assert thresholds[0][0] == collector.OBJECTS > 10 * collector.USUAL[0]
     assert thresholds[1] == collector.USUAL
