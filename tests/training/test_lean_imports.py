@@ -30,6 +30,7 @@ def test_each_comes_alone_and_the_others_later():
     assert done.stdout.split("\n")[:4] == ["[]", "['transformers']", "0.5", "True"]
 
 
+@pytest.mark.long
 def test_after_one_of_them_nothing_is_hidden():
     program = """
 import transformers, training
