@@ -53,8 +53,7 @@ def command(main: Callable[[], object]) -> Callable[[], None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _exit("; ".join(("the program that read the output has ended", *getattr(error, "__notes__", ()))), 1)
         except Exception as error:
-            line = _configuration_error(error)
-            line = line or _no_folder(error)
+            line = _configuration_error(error) or _no_folder(error)
             if line is not None:
                 _exit(line, 2)
             line = _exhausted(error)
@@ -147,8 +146,8 @@ def _no_folder(error: Exception) -> str | None:
     rooms = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
     if "hydra" not in rooms:
         return None
-    called_by_hydra = "".join(rooms[len(rooms) - rooms[::-1].index("hydra") :][:1])
-    if called_by_hydra not in ("", "os", "pathlib"):
+    called = rooms[len(rooms) - rooms[::-1].index("hydra") :]  # by Hydra last: os or pathlib, or what `main` did
+    if called[:1] not in ([], ["os"], ["pathlib"]):
         return None
     return (
         f"the output folder '{error.filename}' cannot be made: {error.strerror}; "
