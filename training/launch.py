@@ -52,38 +52,24 @@ def launch(devices: int, words: list[str], folder: str | Path) -> None:
     Raises:
         RunStopped: a rank failed, and the others were ended; or a signal ended them all.
     """
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
     for name in list(logging.root.manager.loggerDict):  # they repeat at length what is said below
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
+    command = (str(Path(sys.argv[0]).resolve()), *words, f"hydra.run.dir='{folder}'")
+    rendezvous = get_rendezvous_handler(RendezvousParameters("c10d", "localhost:0", str(os.getpid()), min_nodes=1, max_nodes=1))
+    ranks = WorkerSpec("rank", devices, rendezvous, entrypoint=sys.executable, args=command, max_restarts=0)
     with tempfile.TemporaryDirectory() as logs:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=devices,
-            run_id=str(os.getpid()),
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            shutdown_timeout=GRACE,
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
-        )
-        command = [str(Path(sys.argv[0]).resolve()), *words, f"hydra.run.dir='{folder}'"]
         try:
-            elastic_launch(config, sys.executable)(*command)
-        except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            code = failure.exitcode
-            how = f"with exit code {code}" if code > 0 else f"by {signal.Signals(-code).name}{_likely(-code)}"
-            raise RunStopped(
-                f"rank {rank} of {devices} ended {how}, and the others with it; its own message stands above",
-                code if code > 0 else 128 - code,
-            ) from error
+            done = LocalElasticAgent(ranks, DefaultLogsSpecs(log_dir=logs), shutdown_timeout=GRACE).run()
         except SignalException as error:
             raise RunStopped(
                 f"stopped by {error.sigval.name}; what the ranks saved stands above", 128 + error.sigval
@@ -91,6 +77,16 @@ def launch(devices: int, words: list[str], folder: str | Path) -> None:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            # torch's own launcher leaves it open after a signal; its thread, in a call when Python ends, aborts the process
+            rendezvous.shutdown()
+    if done.is_failed():
+        rank, failure = ChildFailedError("", done.failures).get_first_failure()
+        code = failure.exitcode
+        how = f"with exit code {code}" if code > 0 else f"by {signal.Signals(-code).name}{_likely(-code)}"
+        raise RunStopped(
+            f"rank {rank} of {devices} ended {how}, and the others with it; its own message stands above",
+            code if code > 0 else 128 - code,
+        )
 
 
 def _likely(number: int) -> str:

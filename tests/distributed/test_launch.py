@@ -70,6 +70,25 @@ def test_a_rank_that_dies_ends_the_job_and_one_process_goes_on(here, tmp_path, w
     assert found["last_loss"] == pytest.approx(expected["last_loss"], rel=1e-2)
 
 
+def test_a_launcher_that_is_asked_to_stop_leaves_no_thread(tmp_path):
+    # one that is in a call of C++ when Python ends aborts the process, and torch's keeps calling its store
+    (tmp_path / "rank.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
+    (tmp_path / "start.py").write_text(
+        "import sys, threading\n"
+        "from errors import RunStopped\n"
+        "from training.launch import launch\n"
+        "sys.argv[0] = 'rank.py'\n"
+        "try:\n"
+        "    launch(2, [], 'run')\n"
+        "except RunStopped as error:\n"
+        "    print(error.exit_code, [thread.name for thread in threading.enumerate()])\n"
+    )
+    process = begin(tmp_path, "start.py", PYTHONPATH=str(ROOT))
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0].splitlines()[-1] == f"{128 + signal.SIGTERM} ['MainThread']"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("victim", ["parent", "rank"])
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
