@@ -82,7 +82,7 @@ class MaskedLanguageModel(Objective):
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         if self.static_copies is not None:
             draw = draw.repeating(self.static_copies)
-        noise = self.choose(batch["ids"], draw)
+        noise = self.choose(batch["ids"], draw, batch.get("present"))
         seen_BL = hide(draw, batch["ids"], noise, self.tables.mask, self.random_ids())
         hidden = self.hidden(batch, seen_BL, noise)
         nats, correct, num_targets = self.predict(batch, hidden, noise)
@@ -96,15 +96,16 @@ class MaskedLanguageModel(Objective):
             loss = loss + next_loss
         return Outcome(loss, report)
 
-    def choose(self, ids_BL: Tensor, draw: Draw) -> Noise:
-        """The noisy places."""
+    def choose(self, ids_BL: Tensor, draw: Draw, present_BL: Tensor | None = None) -> Noise:
+        """The noisy places; `present_BL` is False at padding, None where nothing is padded."""
         candidate_BL = self.tables.ordinary(ids_BL)
         length = ids_BL.shape[1]
+        real_BL = torch.ones_like(candidate_BL) if present_BL is None else present_BL
         if self.faithful == "roberta":
-            candidate_BL = torch.ones_like(candidate_BL)
-            count_B = (self.mask_ratio * length + draw.uniform("count", 1)[:, 0]).long()
+            candidate_BL = real_BL
+            count_B = (self.mask_ratio * real_BL.sum(1) + draw.uniform("count", 1)[:, 0]).long()
         elif self.faithful == "bert":
-            count_B = candidate_BL.new_full((len(ids_BL),), min(20, max(1, round(self.mask_ratio * length))), dtype=torch.long)
+            count_B = noise_count(self.mask_ratio, real_BL).clamp(1, 20)
         else:
             count_B = noise_count(self.mask_ratio, candidate_BL)
         num_places = min(length, max(1, round(self.mask_ratio * length) + (self.faithful == "roberta")))

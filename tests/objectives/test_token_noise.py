@@ -9,7 +9,7 @@ from errors import BadInput
 from objectives.draw import Draw
 from objectives.mlm import MaskedLanguageModel, fixed_mask
 from objectives.objective import Batch
-from objectives.token_noise import Noise, choose_words, hide
+from objectives.token_noise import Noise, choose_tokens, choose_words, hide
 
 SPEC = text_spec(block_length=64)
 
@@ -148,6 +148,25 @@ def test_faithful_roberta_hides_any_token_with_a_random_rounding_and_draws_ordin
     assert set(count.tolist()) == {9, 10}
     assert within_4_errors(count == 10, 0.3)
     assert model.random_ids().tolist() == list(PIECES)
+
+
+@pytest.mark.parametrize("original", ["bert", "roberta"])
+def test_originals_count_and_hide_what_is_no_padding(original, monkeypatch):
+    """In rows of n tokens 0.15 n are noise, rounded as the authors do, however long the rows are that they are padded to."""
+    batch, num_tokens = text_batch(400, 64), torch.tensor([64, 33, 24, 7]).repeat(100)
+    batch["present"] = torch.arange(64) < num_tokens[:, None]
+    batch["ids"] = batch["ids"].where(batch["present"], PAD)
+    model, chosen = mlm(faithful=original), []
+    monkeypatch.setattr("objectives.mlm.choose_tokens", lambda *given: chosen.append(choose_tokens(*given)) or chosen[0])
+    model(batch, draw_of(batch))
+    where = noisy(chosen[0], 64)
+    assert not (where & ~batch["present"]).any()
+    for num in num_tokens.unique().tolist():
+        counts = where[num_tokens == num].sum(1)
+        if original == "bert":
+            assert (counts == min(20, max(1, round(0.15 * num)))).all()
+        else:
+            assert set(counts.tolist()) == {int(0.15 * num), int(0.15 * num) + 1}
 
 
 def test_static_noise_repeats_after_its_copies():
