@@ -17,7 +17,6 @@ from errors import BadInput, nearest
 from models.encoder import ALL_LAYERS, Encoder, Features
 from models.last_layer import allow_places, hidden_at
 from models.text_nets import (
-    CAUSAL,
     ENCODER_DECODERS,
     NAMES,
     USUAL_NAMES,
@@ -25,6 +24,7 @@ from models.text_nets import (
     initialise_as_clip,
     net_config,
     net_from_name,
+    sees_later,
     set_dropout,
     stop_guessing,
 )
@@ -120,10 +120,10 @@ class TextEncoder(Encoder):
                 f"rows of {spec.block_length} tokens do not fit the {self.max_length} positions of {name or known.model_type}"
             )
         self.width, self.num_tokens = known.hidden_size, spec.block_length
-        self.causal = known.model_type in CAUSAL
-        self.attention = "causal" if self.causal else "bidirectional"
         allow_places(self.net)
         stop_guessing(self.net)
+        self.causal = not sees_later(self.net)
+        self.attention = "causal" if self.causal else "bidirectional"
         self.set_drop_path(dropout)
         if initialisation is not None and not pretrained:
             initialise_as_clip(self.net)

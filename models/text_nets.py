@@ -27,8 +27,7 @@ from models.last_layer import allow_places
 if TYPE_CHECKING:
     from transformers.models.t5.modeling_t5 import T5Stack
 
-CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "opt", "olmo2")  # transformers' model types
-ENCODER_DECODERS = ("t5", "mt5", "umt5")  # of which the encoder half is taken
+ENCODER_DECODERS = ("t5", "mt5", "umt5")  # transformers' model types of which the encoder half is taken
 NAMES = {  # what width, depth, heads and feedforward are called in the configuration of an architecture
     "gpt2": ("n_embd", "n_layer", "n_head", "n_inner"),
     "t5": ("d_model", "num_layers", "num_heads", "d_ff"),
@@ -92,6 +91,27 @@ def net_from_name(name: str | None, pretrained: bool) -> PreTrainedModel:
         return _auto(config).from_pretrained(name, **_WITHOUT_POOLER.get(config.model_type, {}))
     except (OSError, ValueError) as error:
         raise BadInput(f"model.name='{name}' cannot be loaded: {one_line(error)}") from error
+
+
+@torch.no_grad()
+def sees_later(net: PreTrainedModel) -> bool:
+    """Whether a token sees those after it, found out by changing them.
+
+    Names do not say it: some architectures go both ways, and each has a setting of its own for that.
+
+    Raises:
+        BadInput: the network does not read a row of tokens.
+    """
+    training = net.training
+    net.eval()
+    first, other = [token for token in range(3) if token != net.config.pad_token_id][:2]
+    rows = ([first] * 8, [first] + [other] * 7)  # some architectures fold a few tokens into one
+    try:
+        before, after = (net(input_ids=torch.tensor([row])).last_hidden_state[0, 0] for row in rows)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BadInput(f"'{net.config.model_type}' of transformers does not read a row of tokens: {one_line(error)}") from error
+    net.train(training)
+    return not torch.equal(before, after)
 
 
 def make_decoder(net: PreTrainedModel, pretrained: str | None) -> "T5Stack":

@@ -82,6 +82,7 @@ def _attention_of(choice: str) -> str | None:
     architecture = read_choice("model", choice).get("architecture")
     if architecture is None:
         return class_of("model", choice).attention
-    from models.text_nets import CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    return "causal" if architecture in CAUSAL else "bidirectional"
+    generates = architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and architecture not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "causal" if generates else "bidirectional"

@@ -116,6 +116,30 @@ def test_attention_looks_back_only_where_it_is_called_causal(encoder):
     assert (before < 1e-6) == encoder.causal
 
 
+@pytest.mark.parametrize(
+    ("architecture", "causal", "settings"),
+    [
+        ("gemma", True, {"head_dim": 16, "num_key_value_heads": 2}),
+        ("phi", True, {}),
+        ("gpt_neo", True, {"num_layers": 2, "attention_types": [[["global", "local"], 1]]}),
+        ("bert", True, {"is_decoder": True}),
+        ("bert-generation", False, {}),
+        ("distilbert", False, {}),
+    ],
+)
+def test_an_architecture_that_is_not_known_here_is_called_what_it_is(architecture, causal, settings):
+    encoder, ids = text_encoder(architecture, settings=settings).eval(), text_batch(1)["ids"]
+    assert (encoder.causal, encoder.attention) == (causal, "causal" if causal else "bidirectional")
+    test_attention_looks_back_only_where_it_is_called_causal(encoder)
+    close(tokens(encoder, ids=ids, document=torch.zeros_like(ids)), tokens(encoder, ids=ids))
+
+
+def test_a_network_that_cannot_read_tokens_is_refused_in_one_line():
+    with pytest.raises(BadInput, match="'mistral' of transformers does not read a row of tokens: The size of") as error:
+        text_encoder("mistral", heads=2, settings={"num_key_value_heads": 8})
+    assert "\n" not in str(error.value)
+
+
 def test_kernels_agree(encoder):
     batch, found = text_batch(3), {}
     for kernel in ("eager", "sdpa"):

@@ -44,7 +44,7 @@ def test_a_causal_objective_refuses_a_bidirectional_model(objective, architectur
 
 
 @pytest.mark.parametrize("objective", ["mlm", "rtd", "span", "span_corruption", "ul2"])
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "phi"])
 def test_a_bidirectional_objective_refuses_a_causal_model(objective, architecture):
     names = {"objective": objective, "model": architecture, "datamodule": "kjv"}
     message = refused(check_needs, names, text_encoder(architecture), text_spec())
