@@ -21,8 +21,9 @@ from models.text_nets import (
     NAMES,
     USUAL_NAMES,
     build_net,
+    first_position,
+    fresh_net,
     initialise_as_clip,
-    net_config,
     net_from_name,
     sees_later,
     set_dropout,
@@ -105,11 +106,12 @@ class TextEncoder(Encoder):
             self.net = build_net(AutoConfig.for_model(**config))
         elif architecture is not None:
             shape = dict(zip(NAMES.get(architecture, USUAL_NAMES), (width, depth, heads, feedforward), strict=True))
-            self.net = build_net(net_config(architecture, spec, shape | (settings or {})))
+            self.net = fresh_net(architecture, spec, shape | (settings or {}))
         else:
             self.net = net_from_name(name, pretrained)
         known = self.net.config
-        self.max_length = getattr(known, "max_position_embeddings", None) or UNLIMITED
+        self.first_position = first_position(self.net)
+        self.max_length = (getattr(known, "max_position_embeddings", None) or UNLIMITED) - self.first_position
         if known.vocab_size < spec.vocabulary.size:
             raise BadInput(
                 f"the vocabulary of '{spec.name}' has {spec.vocabulary.size} ids, the embedding of {name or known.model_type} "
@@ -207,7 +209,7 @@ class TextEncoder(Encoder):
         elif inputs.present is not None and not (self.causal and inputs.padding_last):
             arguments["attention_mask"] = inputs.present.long()
         if inputs.positions is not None and self.net.config.model_type not in ENCODER_DECODERS:  # T5's positions are relative
-            arguments["position_ids"] = inputs.positions
+            arguments["position_ids"] = inputs.positions + self.first_position
         if inputs.segment is not None and getattr(self.net.config, "type_vocab_size", 0) > 1:
             arguments["token_type_ids"] = inputs.segment
         elif self.net.config.model_type in ONE_SEGMENT:  # one row for all: its gradient is a sum, not sorted by token

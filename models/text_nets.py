@@ -37,8 +37,26 @@ _WITHOUT_POOLER = {"bert": {"add_pooling_layer": False}}  # BERT's pooler is tra
 SHORTEST_POSITIONS = 512  # so that sentences longer than the blocks can be judged
 
 
-def net_config(architecture: str, spec: DataSpec, settings: dict[str, Any]) -> PretrainedConfig:
-    """The configuration of an architecture, with vocabulary, special ids and positions from the data.
+def fresh_net(architecture: str, spec: DataSpec, settings: dict[str, Any]) -> PreTrainedModel:
+    """The network of an architecture, with vocabulary, special ids and positions from the data.
+
+    Raises:
+        BadInput: as `net_config` and `build_net`.
+    """
+    net = build_net(net_config(architecture, spec, settings))
+    first = first_position(net)
+    return build_net(net_config(architecture, spec, settings, first)) if first else net
+
+
+def first_position(net: PreTrainedModel) -> int:
+    """The first token's position: RoBERTa and its kin keep a row of the table for padding, and count from behind it."""
+    table = getattr(getattr(net, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def net_config(architecture: str, spec: DataSpec, settings: dict[str, Any], first_position: int = 0) -> PretrainedConfig:
+    """The configuration of an architecture whose positions begin at `first_position`.
 
     Raises:
         BadInput: transformers does not know the architecture or a setting.
@@ -51,7 +69,7 @@ def net_config(architecture: str, spec: DataSpec, settings: dict[str, Any]) -> P
         special["decoder_start_token_id"] = vocabulary.pad
         settings = {"d_kv": settings["d_model"] // settings["num_heads"]} | settings
     else:
-        special["max_position_embeddings"] = max(SHORTEST_POSITIONS, spec.block_length)
+        special["max_position_embeddings"] = max(SHORTEST_POSITIONS, spec.block_length) + first_position
     try:
         return AutoConfig.for_model(architecture, vocab_size=vocabulary.size, **(special | settings))
     except (ValueError, KeyError, TypeError) as error:

@@ -50,6 +50,20 @@ def test_a_document_kept_apart_is_as_if_alone(encoder, kernel):
             close(apart[row, own], tokens(encoder, ids=ids[row, own][None])[0])
 
 
+@pytest.mark.parametrize("architecture", ["roberta", "mpnet"])
+def test_positions_that_count_from_padding_on_are_as_good_as_others(architecture, tmp_path):
+    """Both have a row of positions for padding: MPNet number 1, RoBERTa that of the padding token, here 0."""
+    encoder, skipped = text_encoder(architecture).eval(), {"roberta": 1, "mpnet": 2}[architecture]
+    test_a_document_kept_apart_is_as_if_alone(encoder, "sdpa")
+    longest = text_encoder(architecture, text_spec(520)).eval()
+    assert (encoder.max_length, longest.max_length) == (512, 520)
+    assert torch.isfinite(tokens(longest, ids=text_batch(1, 520)["ids"])).all()
+    folder = save_encoder(text_encoder(architecture, settings={"max_position_embeddings": 32}), tmp_path)
+    assert TextEncoder(text_spec(32 - skipped), name=str(folder)).max_length == 32 - skipped
+    with pytest.raises(BadInput, match=f"rows of 32 tokens do not fit the {32 - skipped} positions"):
+        TextEncoder(text_spec(32), name=str(folder))
+
+
 def test_documents_that_are_not_kept_apart_do_see_each_other(encoder):
     ids = text_batch(1)["ids"]
     changed = ids.clone()
