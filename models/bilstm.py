@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
 from errors import BadInput
-from models.encoder import ALL_LAYERS, Encoder, Features
-from models.text_encoder import TextEncoder, TextInputs
+from models.encoder import ALL_LAYERS, Encoder, Features, pool_tokens
+from models.text_encoder import TextInputs
 from ranges import Count, ShareBelow1
 
 
@@ -60,7 +60,7 @@ class BiLSTM(Encoder):
         if keep is not None:
             raise BadInput("text encoders cannot leave tokens out; the objective needs an image model")
         layers = self.net(inputs.ids, inputs.present)
-        pooled_BD = TextEncoder.pooled(torch.stack(layers).mean(0), inputs.present, "mean")
+        pooled_BD = pool_tokens(torch.stack(layers).mean(0), inputs.present, "mean")
         return Features(layers[-1], pooled_BD, layers[-1][:, :0])
 
     def readouts(self, inputs: TextInputs) -> dict[str, Tensor]:
@@ -69,12 +69,12 @@ class BiLSTM(Encoder):
         On the last a linear probe learns how to mix the layers (section 3.2), even each dimension for itself.
         """
         layers = self.net(inputs.ids, inputs.present)
-        means = [TextEncoder.pooled(layer_BLD, inputs.present, "mean") for layer_BLD in layers]
+        means = [pool_tokens(layer_BLD, inputs.present, "mean") for layer_BLD in layers]
         read = {"pooled": torch.stack(means).mean(0)}
         for number, layer_BLD in enumerate(layers):
             read[f"layer {number} mean"] = means[number]
             if number > 0:
-                last_BH = TextEncoder.pooled(layer_BLD, inputs.present, "last")[:, : self.width // 2]
+                last_BH = pool_tokens(layer_BLD, inputs.present, "last")[:, : self.width // 2]
                 read[f"layer {number} ends"] = torch.cat([last_BH, layer_BLD[:, 0, self.width // 2 :]], dim=1)
         return read | {ALL_LAYERS: torch.cat(means, dim=1)}
 

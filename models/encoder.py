@@ -6,6 +6,7 @@ Shapes: B rows, N tokens a row, D width, K kept patches a row.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 ALL_LAYERS = "all layers"  # the readout that has them side by side
@@ -81,6 +82,10 @@ class Encoder(nn.Module):
         """(B, D): what `forward` gives as `pooled`, and cheaper where that is read from one token."""
         return self(inputs, keep).pooled
 
+    def at(self, inputs: Any, place_BK: Tensor) -> Tensor:
+        """(B, K, D): what `forward` gives as tokens, at some places only, and cheaper where the last layer can be spared."""
+        return take(self(inputs).tokens, place_BK)
+
     def readouts(self, inputs: Any) -> dict[str, Tensor]:
         """Vectors (B, any width) by name among which a frozen probe may choose, the encoder's own pooling first.
 
@@ -96,3 +101,15 @@ class Encoder(nn.Module):
 def take(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
     """tokens_BND at index_BK along dimension 1: (B, K, D)."""
     return tokens_BND.gather(1, index_BK.unsqueeze(-1).expand(-1, -1, tokens_BND.shape[-1]))
+
+
+def pool_tokens(tokens_BND: Tensor, present_BN: Tensor | None, pool: str) -> Tensor:
+    """(B, D): the "mean" of each row, its "first" token or its "last"; padding, where `present_BN` is False, does not count."""
+    if pool == "first":
+        return tokens_BND[:, 0]
+    if present_BN is None:
+        return tokens_BND.mean(1) if pool == "mean" else tokens_BND[:, -1]
+    if pool == "mean":
+        weight_BN1 = present_BN.unsqueeze(-1).to(tokens_BND.dtype)
+        return (tokens_BND * weight_BN1).sum(1) / weight_BN1.sum(1)
+    return tokens_BND[torch.arange(len(tokens_BND)), present_BN.sum(1) - 1]

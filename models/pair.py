@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import BadInput, nearest
-from models.encoder import Encoder
+from models.encoder import Encoder, pool_tokens
 
 if TYPE_CHECKING:  # importing transformers takes seconds that pictures need not wait for
     from models.text_encoder import TextEncoder
@@ -85,6 +85,8 @@ class PairHead(nn.Module):
         text_pool = text_pool or ("end" if text_encoder.causal else "mean")
         if text_pool == "first" and text_encoder.causal:
             raise BadInput("text_pool=first: the first token of a causal model has seen no other; choices: end, mean")
+        if text_pool in ("end", "first") and text_encoder.attention == "none":
+            raise BadInput(f"text_pool={text_pool}: a token of word vectors has seen no other; choices: mean")
         if text_pool == "end" and text_encoder.vocabulary.end is None:
             raise BadInput("text_pool=end: this tokenizer has no token that ends a text; choices: mean, first")
         width = embedding_width or min(WIDEST, image_encoder.width, text_encoder.width)
@@ -102,7 +104,7 @@ class PairHead(nn.Module):
             place_B = end_places(ids_BL, present_BL, vocabulary.end, has_start=vocabulary.start is not None)
             pooled_BD = encoder.at(inputs, place_B[:, None])[:, 0]
         else:
-            pooled_BD = encoder.pooled(encoder(inputs).tokens, present_BL, self.text_pool)
+            pooled_BD = pool_tokens(encoder(inputs).tokens, present_BL, self.text_pool)
         return unit(self.text(pooled_BD))
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

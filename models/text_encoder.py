@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
-from models.encoder import ALL_LAYERS, Encoder, Features
+from models.encoder import ALL_LAYERS, Encoder, Features, pool_tokens
 from models.last_layer import allow_places, hidden_at
 from models.text_nets import (
     ENCODER_DECODERS,
@@ -160,7 +160,7 @@ class TextEncoder(Encoder):
         if keep is not None:
             raise BadInput("text encoders cannot leave tokens out; the objective needs an image model")
         hidden_BLD = self.net(**self.arguments(inputs)).last_hidden_state
-        return Features(hidden_BLD, self.pooled(hidden_BLD, inputs.present, self.pool), hidden_BLD[:, :0])
+        return Features(hidden_BLD, pool_tokens(hidden_BLD, inputs.present, self.pool), hidden_BLD[:, :0])
 
     def at(self, inputs: TextInputs, place_BK: Tensor) -> Tensor:
         """(B, K, D): what `forward` gives as tokens, at some places only, and cheaper for that."""
@@ -172,24 +172,12 @@ class TextEncoder(Encoder):
         Layers know different things, and a linear probe learns how to mix them (Devlin et al. 2019, table 7).
         """
         hidden = self.net(**self.arguments(inputs), output_hidden_states=True).hidden_states
-        read = {"pooled": self.pooled(hidden[-1], inputs.present, self.pool)}
+        read = {"pooled": pool_tokens(hidden[-1], inputs.present, self.pool)}
         for layer, hidden_BLD in enumerate(hidden):
             for pool in POOLS:
                 if (layer, pool) != (len(hidden) - 1, self.pool) and not (layer == 0 and pool != "mean"):
-                    read[f"layer {layer} {pool}"] = self.pooled(hidden_BLD, inputs.present, pool)
-        return read | {ALL_LAYERS: torch.cat([self.pooled(hidden_BLD, inputs.present, "mean") for hidden_BLD in hidden], dim=1)}
-
-    @staticmethod
-    def pooled(hidden_BLD: Tensor, present_BL: Tensor | None, pool: str) -> Tensor:
-        """(B, D): one vector a row; padding does not count."""
-        if pool == "first":
-            return hidden_BLD[:, 0]
-        if present_BL is None:
-            return hidden_BLD.mean(1) if pool == "mean" else hidden_BLD[:, -1]
-        if pool == "mean":
-            weight_BL1 = present_BL.unsqueeze(-1).to(hidden_BLD.dtype)
-            return (hidden_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
-        return hidden_BLD[torch.arange(len(hidden_BLD)), present_BL.sum(1) - 1]
+                    read[f"layer {layer} {pool}"] = pool_tokens(hidden_BLD, inputs.present, pool)
+        return read | {ALL_LAYERS: torch.cat([pool_tokens(hidden_BLD, inputs.present, "mean") for hidden_BLD in hidden], dim=1)}
 
     @property
     def embedding_VD(self) -> Tensor:

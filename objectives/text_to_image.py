@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
 from errors import BadInput
+from models.encoder import pool_tokens
 from models.text_encoder import TextEncoder, TextInputs
 from objectives.autoencoder import PictureCodes
 from objectives.collapse import entropy, feature_std
@@ -94,7 +95,7 @@ class TextToImage(Objective):
             "accuracy": share(correct, num_codes),
             "text_accuracy": share(text_correct, num_text),
             "codes_used": entropy(used_K[None])[0].exp(),  # as if all of them were used alike
-            "embedding_std": feature_std(self.encoder.pooled(hidden_BSD[:, : self.length], present_BT, "mean")),
+            "embedding_std": feature_std(pool_tokens(hidden_BSD[:, : self.length], present_BT, "mean")),
         }
         text, picture = mean_over_targets(text_nats, num_text), mean_over_targets(nats, num_codes)
         return Outcome(self.text_weight * text + (1 - self.text_weight) * picture, report)

@@ -269,11 +269,14 @@ def test_a_locked_resnet_can_be_cut_in_chunks():
 
 
 @pytest.mark.parametrize("objective", ["clip", "siglip"])
-@pytest.mark.parametrize("text_model", ["bert_tiny", "gpt_mini", "t5_mini", "modernbert_base"])
+@pytest.mark.parametrize("text_model", ["bert_tiny", "gpt_mini", "t5_mini", "modernbert_base", "bilstm", "word_vectors"])
 def test_any_text_model_is_a_tower_by_its_name(objective, text_model):
     spec = pair_spec()
     node = read_choice("objective", objective) | {"text_model": text_model}
-    node["text_settings"] |= {"width": 64, "depth": 1, "heads": 2, "feedforward": 64}
+    known = read_choice("model", text_model)
+    node["text_settings"] |= {
+        name: size for name, size in {"width": 64, "depth": 1, "heads": 2, "feedforward": 64}.items() if name in known
+    }
     node["loss"] |= {"batch_size": 4} if objective == "siglip" else {}
     encoder = build(read_choice("model", "vit_t") | {"depth": 1}, spec=spec)
     made, batch = build(node, encoder=encoder, spec=spec), pair_batch(4)
@@ -282,6 +285,14 @@ def test_any_text_model_is_a_tower_by_its_name(objective, text_model):
     assert unused == []  # data parallelism waits for the gradient of every weight
     assert made.text_encoder.width == 64
     assert made.head.text_pool == ("end" if text_model == "gpt_mini" else "mean")
+
+
+@pytest.mark.parametrize("pool", ["end", "first"])
+def test_one_of_a_text_s_word_vectors_cannot_stand_for_the_others(pool):
+    node = read_choice("objective", "clip") | {"text_model": "word_vectors", "text_pool": pool}
+    encoder = build(read_choice("model", "vit_t") | {"depth": 1}, spec=pair_spec())
+    with pytest.raises(BadInput, match=f"text_pool={pool}: a token of word vectors has seen no other; choices: mean"):
+        build(node, encoder=encoder, spec=pair_spec())
 
 
 @pytest.mark.parametrize(
