@@ -166,17 +166,19 @@ class _Disentangled(nn.Module):
     """Keeps the discriminator's embeddings at (generator's without gradient + its own difference).
 
     The encoder's tables hold that sum, so that the encoder is whole at any time. Their gradient is the difference's; after
-    every optimiser step the generator's own movement is added to them.
+    every optimiser step the generator's own movement is added to them. They have no weight decay, which would pull the sum to
+    zero, and so the difference to minus the generator's table.
     """
 
     def __init__(self, objective: ReplacedTokenDetection):
         super().__init__()
-        for name, (theirs, _) in self._pairs(objective).items():
+        for name, (theirs, own) in self._pairs(objective).items():
             # a weight that is not trained rather than a buffer: it is sharded as the others are
-            self.register_parameter(name, nn.Parameter(theirs.detach().clone(), requires_grad=False))
+            self.register_parameter(name, nn.Parameter(theirs.weight.detach().clone(), requires_grad=False))
+            own.decays = False
 
     @staticmethod
-    def _pairs(objective: ReplacedTokenDetection) -> dict[str, tuple[Tensor, Tensor]]:
+    def _pairs(objective: ReplacedTokenDetection) -> dict[str, tuple[nn.Embedding, nn.Embedding]]:
         theirs, own = _tables(objective.generator.embeddings), _tables(objective.encoder.net.embeddings)
         return {name: (theirs[name], own[name]) for name in own}
 
@@ -185,11 +187,11 @@ class _Disentangled(nn.Module):
         """Add what the generator's embeddings moved since the last call."""
         for name, (theirs, own) in self._pairs(objective).items():
             before = getattr(self, name)
-            own += theirs - before
-            before.copy_(theirs)
+            own.weight += theirs.weight - before
+            before.copy_(theirs.weight)
 
 
-def _tables(embeddings: nn.Module) -> dict[str, Tensor]:
+def _tables(embeddings: nn.Module) -> dict[str, nn.Embedding]:
     """The tables of tokens and of positions inside an embedding layer."""
     found = {name.rpartition(".")[2]: module for name, module in embeddings.named_modules() if isinstance(module, nn.Embedding)}
-    return {name: found[name].weight for name in ("word_embeddings", "position_embeddings", "tok_embeddings") if name in found}
+    return {name: found[name] for name in ("word_embeddings", "position_embeddings", "tok_embeddings") if name in found}

@@ -22,7 +22,7 @@ class Optimization:
     Attributes:
         algorithm: an optimiser class with its own settings filled in, called with (groups, lr=...).
         base_lr: learning rate at a global batch of 256; the peak is base_lr * batch / 256.
-        weight_decay: on matrices; vectors (biases, norms) never decay.
+        weight_decay: on matrices; vectors (biases, norms) never decay, nor what an objective keeps from it.
         final_weight_decay: where the weight decay ends along half a cosine over the budget; None leaves it as it is.
         warmup: share of the budget over which the learning rate rises linearly from 0.
         clip_norm: the gradient's global norm is clipped to this; None is off.
@@ -54,7 +54,8 @@ class Optimization:
             return
         decay = cosine(self.weight_decay, self.final_weight_decay, step / num_steps)
         for group in groups:
-            group["weight_decay"] = decay if group["params"][0].ndim > 1 else 0.0
+            decays = group.get("decays", group["params"][0].ndim > 1)  # earlier checkpoints do not say it
+            group["weight_decay"] = decay if decays else 0.0
 
     def optimizer(self, module: nn.Module, batch_size: int) -> Optimizer:
         """The optimiser over all trainable parameters of `module`, each in exactly one group.
@@ -77,7 +78,10 @@ class Optimization:
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Trainable parameters by (layer, decays or not, table or not): {"params", "weight_decay", "lr_scale", "embedding"}.
+    """Trainable parameters by (layer, decays or not, table or not).
+
+    Each group is {"params", "weight_decay", "lr_scale", "decays", "embedding"}. Matrices decay, but for those of modules whose
+    attribute `decays` is False.
 
     Layer i of n of each encoder inside (embedding 0, blocks 1 to n - 1, final norm n) gets layer_decay ** (n - i), everything
     outside encoders 1 (He et al. 2022, appendix A.1; Clark et al. 2020, section 3.1).
@@ -89,14 +93,15 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
         for name, layer in encoder.layers().items()
     }
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    kept = {id(weight) for part in module.modules() if not getattr(part, "decays", True) for weight in part.parameters()}
     groups: dict[tuple[float, bool, bool], dict] = {}
     for weight in module.parameters():
         if not weight.requires_grad:
             continue
         scale = layer_decay ** below_top.get(id(weight), 0)
-        decays, is_table = weight.ndim > 1, id(weight) in tables
+        decays, is_table = weight.ndim > 1 and id(weight) not in kept, id(weight) in tables
         decay = weight_decay if decays else 0.0
-        fresh = {"params": [], "weight_decay": decay, "lr_scale": scale, "embedding": is_table}
+        fresh = {"params": [], "weight_decay": decay, "lr_scale": scale, "decays": decays, "embedding": is_table}
         group = groups.setdefault((scale, decays, is_table), fresh)
         group["params"].append(weight)
     return list(groups.values())

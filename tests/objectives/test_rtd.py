@@ -10,6 +10,7 @@ from errors import BadInput
 from objectives.draw import Draw
 from objectives.rtd import ReplacedTokenDetection, detection_report
 from objectives.text_samples import pick
+from training.optimization import Optimization
 
 SPEC = text_spec()
 EMBEDDINGS = {"bert": ("word_embeddings.weight", "position_embeddings.weight"), "modernbert": ("tok_embeddings.weight",)}
@@ -144,6 +145,26 @@ def test_disentangled_sharing_equals_a_stopped_embedding_plus_a_difference(archi
     for name, weight in ((name, weight) for name, weight in ours.named_parameters() if weight.requires_grad):
         torch.testing.assert_close(weight, state[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert all(delta.abs().max() > 0.01 for delta in deltas.values())
+
+
+@pytest.mark.parametrize("final", [None, 2.0])
+def test_weight_decay_leaves_the_difference_alone(final):
+    """Without any loss, weight decay shrinks the generator's tables, and the discriminator's follow them."""
+    model = rtd(sharing="disentangled")
+    recipe = Optimization(torch.optim.AdamW, base_lr=0.1 * 256, weight_decay=1.0, final_weight_decay=final)
+    optimizer = recipe.optimizer(model, 1)
+    own, theirs = model.encoder.embedding_VD, model.generator.get_input_embeddings().weight
+    with torch.no_grad():
+        own += 0.01
+    before, difference = theirs.detach().clone(), (own - theirs).detach()
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+    for step in range(5):
+        recipe.move_weight_decay(optimizer.param_groups, step, 5)
+        optimizer.step()
+        model.after_step(0.0)
+    assert theirs.norm() < 0.6 * before.norm()
+    torch.testing.assert_close(own - theirs, difference)
 
 
 def test_disentangled_sharing_survives_a_checkpoint():
