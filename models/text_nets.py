@@ -173,20 +173,19 @@ def make_generator(net: PreTrainedModel, width_ratio: float, embeddings: nn.Modu
     heads = max(1, width // 64)
     width -= width % heads
     if config.model_type in ("bert", "electra"):
-        generator = _electra_generator(config, width, heads)
-        generator.embeddings = embeddings  # ELECTRA's network narrows them itself
+        generator, layer = _electra_generator(config, width, heads), embeddings  # which ELECTRA's network narrows itself
     elif config.model_type == "modernbert":
         narrow = copy.deepcopy(config)
         narrow.hidden_size, narrow.num_attention_heads = width, heads
         narrow.intermediate_size = max(8, round(config.intermediate_size * width_ratio))
-        generator = ModernBertModel(narrow)
-        generator.embeddings = NarrowedEmbeddings(embeddings, width)
+        generator, layer = ModernBertModel(narrow), NarrowedEmbeddings(embeddings, width)
     else:
         raise BadInput(
             f"the objective needs a generator beside the encoder, which is not known for {config.model_type}; "
             "fits: bert_tiny, bert_mini, bert_small, bert_base, bert_large, modernbert_mini, modernbert_base"
         )
     set_dropout(generator, 0.0)
+    generator.embeddings = layer  # with the dropout that it has for the discriminator
     allow_places(generator)
     stop_guessing(generator)
     return generator

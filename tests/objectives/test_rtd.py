@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import MASK, text_batch, text_encoder, text_spec
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from errors import BadInput
 from objectives.draw import Draw
@@ -145,6 +145,16 @@ def test_disentangled_sharing_equals_a_stopped_embedding_plus_a_difference(archi
     for name, weight in ((name, weight) for name, weight in ours.named_parameters() if weight.requires_grad):
         torch.testing.assert_close(weight, state[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert all(delta.abs().max() > 0.01 for delta in deltas.values())
+
+
+@pytest.mark.parametrize("architecture", EMBEDDINGS)
+@pytest.mark.parametrize("sharing", ["full", "disentangled"])
+def test_the_discriminator_keeps_its_dropout_and_the_generator_has_none_of_its_own(sharing, architecture):
+    encoder = text_encoder(architecture, SPEC, dropout=0.1)
+    own = [part for part in encoder.modules() if isinstance(part, nn.Dropout)]
+    model = ReplacedTokenDetection(encoder, SPEC, sharing=sharing)
+    assert {part.p for part in own} == {0.1}
+    assert {part.p for part in model.generator.modules() if isinstance(part, nn.Dropout) and part not in own} == {0.0}
 
 
 @pytest.mark.parametrize("final", [None, 2.0])
