@@ -211,8 +211,11 @@ class TextEncoder(Encoder):
         if self.net.config.model_type != "modernbert":
             return mask(attend_BLL)
         place = torch.arange(attend_BLL.shape[1], device=attend_BLL.device) if positions_BL is None else positions_BL
-        near = (place[..., :, None] - place[..., None, :]).abs() <= self.net.config.sliding_window
-        return {"full_attention": mask(attend_BLL), "sliding_attention": mask(attend_BLL & near)}
+        near_BLL = attend_BLL & ((place[..., :, None] - place[..., None, :]).abs() <= self.net.config.sliding_window)
+        # who sees nothing there sees itself: a softmax over what is all masked would be a mean over what must not be seen
+        alone_BL1 = ~near_BLL.any(-1, keepdim=True)
+        near_BLL = near_BLL | alone_BL1 & torch.eye(near_BLL.shape[-1], dtype=torch.bool, device=near_BLL.device)
+        return {"full_attention": mask(attend_BLL), "sliding_attention": mask(near_BLL)}
 
     def recipe(self) -> dict[str, Any]:
         """What is needed to build the module again, in plain containers: checkpoints hold nothing else."""
