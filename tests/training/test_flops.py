@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import image_batch, text_batch, text_encoder, text_spec
 from made_pairs import pair_batch, pair_spec
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.timm_encoder import TimmEncoder
@@ -67,6 +68,33 @@ def test_as_many_as_pytorch_counts(spec):
     with FlopCounterMode(display=False) as theirs:
         simclr(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
     assert counter.total == theirs.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(8, 12, 3),
+        nn.Conv2d(8, 12, 3, stride=2, dilation=2),
+        nn.Conv2d(8, 12, 3, groups=4),
+        nn.Conv2d(8, 8, 3, stride=2, groups=8),
+        nn.ConvTranspose2d(8, 12, 3, stride=2),
+        nn.ConvTranspose2d(8, 12, 3, groups=4),
+    ],
+    ids=str,
+)
+def test_convolutions_cost_the_products_that_they_are_made_of(convolution):
+    """Of ones alone, each output and each gradient is the number of products that it sums up."""
+    nn.init.ones_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    for asked in (True, False):
+        x = torch.ones(2, 8, 9, 9, requires_grad=asked)
+        convolution.zero_grad()
+        with Counter() as forward:
+            y = convolution(x)
+        with Counter() as backward:
+            y.sum().backward()
+        assert forward.total == 2 * y.sum()
+        assert backward.total == 2 * (convolution.weight.grad.sum() + (x.grad.sum() if asked else 0))
 
 
 def test_counting_leaves_the_objective_as_it_was(spec):
