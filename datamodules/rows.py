@@ -74,8 +74,7 @@ class RowMaker:
         """
         num, per_row = lengths_BT.shape
         start, end = self.vocabulary.start, self.vocabulary.end
-        room = self.max_length - (start is not None) - (end is not None) * per_row
-        kept_BT = np.array([truncated(lengths, room) for lengths in lengths_BT.tolist()], np.int64).reshape(num, per_row)
+        kept_BT = self.kept(lengths_BT)
         ends_BT = (start is not None) + np.cumsum(kept_BT + (end is not None), 1)
         longest = int(ends_BT[:, -1].max(initial=1))
         length = self.max_length if self.fixed_length else min(self.max_length, -(-longest // ROUND) * ROUND)
@@ -96,6 +95,12 @@ class RowMaker:
             batch["segment"] = (present & (place >= ends_BT[:, :1])).astype(np.int64)
         return {key: torch.from_numpy(value) for key, value in batch.items()}
 
+    def kept(self, lengths_BT: np.ndarray) -> np.ndarray:
+        """(B, T): how many ids of each text a row has room for."""
+        per_row = lengths_BT.shape[1]
+        room = self.max_length - (self.vocabulary.start is not None) - (self.vocabulary.end is not None) * per_row
+        return np.array([truncated(lengths, room) for lengths in lengths_BT.tolist()], np.int64).reshape(-1, per_row)
+
 
 class Rows(Dataset):
     """Tokenised texts; a list of (epoch, index) -> one padded batch; without state."""
@@ -103,13 +108,22 @@ class Rows(Dataset):
     def __init__(self, texts: Texts, vocabulary: Vocabulary, max_length: int):
         self.labels, self.maker = texts.labels, RowMaker(vocabulary, max_length)
         self.per_row = len(texts.texts[0]) if texts.num else 1
-        self.ids, lengths = self.maker.tokenise(string for strings in texts.texts for string in strings)
+        strings = [string for pair in texts.texts for string in pair]
+        self.ids, lengths = self.maker.tokenise(strings)
+        self.num_bytes = sum(clean(string, Counter())[1] for string in strings)
         self.lengths_NT = lengths.reshape(-1, self.per_row)
         self.lengths = self.lengths_NT.sum(1)
         self.ends = np.concatenate(([0], np.cumsum(self.lengths)))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of the texts for each token in their rows, end tokens included; those cut off count as of mean length."""
+        num_kept = int(self.maker.kept(self.lengths_NT).sum())
+        num_ends = self.lengths_NT.size * (self.maker.vocabulary.end is not None)
+        return self.num_bytes * num_kept / max(1, self.lengths.sum()) / max(1, num_kept + num_ends)
 
     def __getitems__(self, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
         """{"ids": (B, L) int64, "present": (B, L) bool, "label", "epoch", "index": (B,), "corrupt": 0}.

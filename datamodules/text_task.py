@@ -68,6 +68,8 @@ class TextTask(Labelled):
             texts = splits["train"].texts
             content = hashlib.sha256("\0".join(map(repr, texts)).encode()).hexdigest()
             vocabulary = Vocabulary(tokenizer_for(tokenizer, lambda limit: _strings(texts, limit), content, cache))
+        validation = Rows(splits["val"], vocabulary, max_length)
+        self._rows: dict[int, tuple[Texts, Rows]] = {id(splits["val"]): (splits["val"], validation)}
         self.spec = DataSpec(
             name,
             self.modality,
@@ -75,12 +77,12 @@ class TextTask(Labelled):
             class_names=tuple(class_names),
             block_length=max_length,
             vocabulary=vocabulary,
+            bytes_per_token=validation.bytes_per_token,
             selection=selection,
         )
-        self._rows: dict[int, tuple[Texts, Rows]] = {}
 
     def _of(self, split: str) -> "Rows":
-        """The rows of a split, tokenised when they are first asked for."""
+        """The rows of a split, tokenised when they are first asked for, those of "val" with the opening."""
         texts = self.splits[split]
         if id(texts) not in self._rows:  # the entry holds its texts, so no other object gets their id
             self._rows[id(texts)] = texts, Rows(texts, self.spec.vocabulary, self.spec.block_length)

@@ -57,6 +57,21 @@ def test_rows_are_those_of_hugging_face(pairs, max_length, tmp_path):
     assert batch["present"].dtype == torch.bool
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_bytes_are_shared_out_among_the_tokens_to_predict(pairs, tmp_path):
+    opened = task(tmp_path, pairs, max_length=128)  # nothing is cut
+    size = sum(len(string.encode()) for strings in opened.splits["val"].texts for string in strings)
+    num_targets = sum(int(batch["present"][:, 1:].sum()) for batch in opened.evaluation_loader("val"))
+    assert opened.spec.bytes_per_token == pytest.approx(size / num_targets)
+
+
+def test_what_is_cut_off_has_no_bytes(tmp_path):
+    splits = {split: Texts([("whale " * 20,)] * 5, np.arange(5) % 2) for split in ("train", "val")}
+    opened = TextTask("whales", splits, ["a", "b"], SMALL, max_length=8, batch_size=1, cache=str(tmp_path))
+    num_tokens = len(opened.spec.vocabulary.tokenizer("whale", add_special_tokens=False)["input_ids"])
+    assert opened.spec.bytes_per_token == pytest.approx(6 / num_tokens * 6 / 7)  # the seventh that is predicted is the end
+
+
 def test_truncation_takes_from_the_longer():
     for first in range(12):
         for second in range(12):

@@ -1,9 +1,15 @@
 """Collapse measures on features whose answer is known, and what probing may cost."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from conftest import text_encoder, text_spec
 
-from training.monitors import affordable_probes, feature_std, rankme
+from datamodules.text_task import Texts, TextTask
+from objectives.causal_lm import CausalLanguageModel
+from training.monitors import affordable_probes, feature_std, held_out, rankme
 
 
 def test_isotropic_features_have_full_rank_and_unit_std():
@@ -33,3 +39,15 @@ def test_probes_stay_within_their_share_but_one_is_always_left():
     assert (times, pictures) == (4, 250)
     assert affordable_probes(times=4, pictures=1500, share=0.1, run_flops=1e12, picture_flops=1e10) == (1, 96)
     assert affordable_probes(times=0, pictures=1500, share=0.1, run_flops=1e13, picture_flops=1e9)[0] == 0
+
+
+def test_bits_per_byte_of_a_labelled_task_count_the_bytes_of_its_texts():
+    splits = {
+        split: Texts([("badako! é",), ("mi, ra",), ("rereki",)], np.array([0, 1, 0])) for split in ("train", "val", "test")
+    }
+    opened = TextTask("syllables", splits, ["a", "b"], text_spec().vocabulary, max_length=16, batch_size=1)
+    objective = CausalLanguageModel(text_encoder("gpt2", opened.spec), opened.spec).eval()
+    with torch.no_grad():
+        nats = sum(float(objective.likelihood(batch).nats) for batch in opened.evaluation_loader("val"))
+    size = sum(len(string.encode()) for strings in splits["val"].texts for string in strings)
+    assert held_out(objective, opened, 100) == {"val_bits_per_byte": pytest.approx(nats / math.log(2) / size)}
