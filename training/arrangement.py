@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from models.encoder import Encoder
 from models.fused import as_written, compile_chains
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective
-from training.batch_norm import synchronise_batch_norm
+from training.batch_norm import statistics_kept, synchronise_batch_norm
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ROWS_A_PROGRAM = 64  # of a norm's backward pass, whose sums are then added up: with the compiler's own 16 that takes as long
@@ -83,7 +83,8 @@ class Arrangement:
             if self.compile:  # for their very shapes, which do not change while one trains
                 block.forward = torch.compile(block.forward, dynamic=False)
             if self.activation_checkpointing:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+                contexts = partial(first_and_again, block)
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
         if mesh is not None:
             for weight in objective.parameters():
                 weight.data = weight.data.contiguous()  # channels-last kernels of a ResNet cannot be sharded
@@ -135,6 +136,11 @@ def all_blocks(objective: Objective) -> list[nn.Module]:
     """The encoders' blocks, and those of the same kinds in decoders, generators and teachers."""
     kinds = tuple({type(block) for part in objective.modules() if isinstance(part, Encoder) for block in part.blocks})
     return [module for module in objective.modules() if isinstance(module, kinds)]
+
+
+def first_and_again(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """What a block's forward pass runs in, and what its repetition: a batch counts once in the statistics of batch norms."""
+    return nullcontext(), statistics_kept(block)
 
 
 def in_half(forward: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:

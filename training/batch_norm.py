@@ -1,7 +1,10 @@
-"""Batch norm over the whole batch of all ranks, so that it normalises as one process with that batch would.
+"""Batch norm over the whole batch of all ranks, so that it normalises and remembers as one process with that batch would.
 
 Shapes: x (b, C, ...) with b samples on this rank, C channels.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -31,6 +34,23 @@ def synchronise_batch_norm(module: nn.Module, device_type: str) -> nn.Module:
 def has_batch_norm(module: nn.Module) -> bool:
     """Whether what a sample becomes depends on the others in its batch by way of batch norm."""
     return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """A context that leaves the running statistics inside `module` as they are: batch norms move copies of them.
+
+    For a pass that computes once more what has been counted; it may end by an exception.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers()]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)
 
 
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -4,11 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import image_batch
 
 from benchmarks.works import Work
 from models.fused import as_written, chains_compiled
+from models.timm_encoder import TimmEncoder
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective
+from objectives.simclr import SimCLR
 from training import arrangement
 from training.arrangement import Arrangement, all_blocks
 
@@ -25,6 +28,7 @@ WORKS = {
 }
 
 
+SHALLOW = {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 40)}
 SLOW = ("pair", "resnet")  # in bf16 on a CPU that has none
 
 
@@ -107,6 +111,23 @@ def test_chains_on_pixels_are_compiled_with_the_blocks_alone():
         objective, _ = ready("vit")
         Arrangement(compile=compiles).apply(objective, None)
         assert chains_compiled() is compiles
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_activations_computed_again_leave_no_trace_in_batch_norms(spec, momentum):
+    made = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        simclr = SimCLR(TimmEncoder(spec, "resnet18", settings=SHALLOW), spec, projector_width=32)
+        for norm in [part for part in simclr.modules() if isinstance(part, torch.nn.BatchNorm2d)]:
+            norm.momentum = momentum
+        Arrangement(activation_checkpointing=again).apply(simclr, None)
+        batch = image_batch(8)
+        for _ in range(2):
+            simclr(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
+        made.append((dict(simclr.named_buffers()), {name: weight.grad for name, weight in simclr.named_parameters()}))
+    for without, with_again in zip(*made, strict=True):
+        assert all(torch.equal(tensor, with_again[name]) for name, tensor in without.items())
 
 
 def test_in_full_precision_the_stream_is_full_too():
