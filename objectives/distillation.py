@@ -29,6 +29,8 @@ from objectives.simclr import at_least_float32
 from objectives.views import Crops, CropScale
 from ranges import Positive
 
+BEND = 2.0  # distance of features from which on it counts linearly (the authors' code)
+
 
 class FeatureDistillation(Objective):
     """Distillation of features.
@@ -80,7 +82,7 @@ class FeatureDistillation(Objective):
             "agreement": F.cosine_similarity(predicted_bT.detach(), target_bT).mean(),
             "embedding_std": feature_std(student_bD),
         }
-        return Outcome(F.smooth_l1_loss(predicted_bT, target_bT), report)
+        return Outcome(F.smooth_l1_loss(predicted_bT, target_bT, beta=BEND), report)
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         return {"views": gallery(batch["views"][:, 0])}
