@@ -89,7 +89,7 @@ class TimmEncoder(Encoder):
             load_strictly(self.net, _read_weights(pretrained), f"model '{name}'")
         self.set_drop_path(drop_path)
         self.width = getattr(self.net, "head_hidden_size", self.net.num_features)
-        self.reads_one_token = self.is_vit and self.net.global_pool == "token" and allow_part(self.blocks[-1])
+        self.reads_prefix_alone = self.is_vit and self.net.global_pool == "token" and allow_part(self.blocks[-1])
         self.embeds_some = self.is_vit and can_embed_some(self.net)
         self.patch_size = self.arguments.get("patch_size", 0)
         self.drops_patches = self.is_vit and self.patch_size > 0  # without one, patches are those of a convolutional stem
@@ -185,13 +185,14 @@ class TimmEncoder(Encoder):
         return Features(hidden_BLD[:, num_prefix:], pooled_BD, hidden_BLD[:, :num_prefix])
 
     def embed(self, inputs: Tensor, keep: Tensor | None = None) -> Tensor:
-        if not self.reads_one_token:
+        if not self.reads_prefix_alone:
             return super().embed(inputs, keep)
         hidden_BLD = self._entered(inputs, keep)
         for block in self.net.blocks[:-1]:
             hidden_BLD = block(hidden_BLD)
-        class_B1D = self.net.blocks[-1](hidden_BLD, part=slice(1))
-        return self.net.forward_head(self.net.norm(class_B1D), pre_logits=True)
+        # the class token, which a head may read together with the distillation token behind it
+        prefix_BPD = self.net.blocks[-1](hidden_BLD, part=slice(self.net.num_prefix_tokens))
+        return self.net.forward_head(self.net.norm(prefix_BPD), pre_logits=True)
 
     def _entered(self, inputs: Tensor, keep: Tensor | None) -> Tensor:
         """(B, L, D): what goes into the blocks."""

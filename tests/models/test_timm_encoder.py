@@ -245,7 +245,16 @@ def test_attention_is_chosen_by_device_and_length(monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_clip_quickgelu_224", "deit3_small_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_base_patch16_clip_quickgelu_224",
+        "deit3_small_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+        "vit_small_patch14_reg4_dinov2",
+    ],
+)
 def test_the_class_token_alone_is_as_among_all(spec, kernel, name):
     torch.manual_seed(0)
     encoder = TimmEncoder(spec, name, depth=2, pool="token", settings={"embed_dim": 96, "num_heads": 3}).double().eval()
@@ -276,5 +285,5 @@ def test_the_class_token_alone_costs_less(spec):
 
 def test_a_mean_of_patches_needs_them_all(spec):
     encoder, images = TimmEncoder(spec, "vit_tiny_patch16_224", depth=1).eval(), torch.rand(1, 3, 32, 32)
-    assert not encoder.reads_one_token
+    assert not encoder.reads_prefix_alone
     assert torch.equal(encoder.embed(images), encoder(images).pooled)
