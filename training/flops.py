@@ -19,6 +19,7 @@ from objectives.draw import Draw
 from objectives.objective import Objective
 
 LARGE = 8  # samples
+QUARTER = 1 << 62  # of the range of 64 bits
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -71,12 +72,36 @@ FORMULAS = {
 """Where PyTorch has none, or one that is wrong. By them an LSTM is counted without being taken to pieces, token by token."""
 
 
+class EvenDraw(Draw):
+    """Choices spread evenly over the samples of a count, the same whatever the samples are.
+
+    Numbers are turned by a quarter of their range from pair to pair, and in a pair one is as high as the other is low. So a
+    pair costs the mean where cost rises evenly with a choice, as with the length of a prefix.
+
+    Args:
+        place_B: of the samples in the batch.
+    """
+
+    def __init__(self, epoch_B: Tensor, index_B: Tensor, place_B: Tensor):
+        super().__init__(0, epoch_B, index_B)
+        self.key_B, self.place_B = torch.zeros_like(place_B), place_B
+
+    def bits(self, name: str, *shape: int) -> Tensor:
+        place_B = self.place_B.view(-1, *(1 for _ in shape))
+        bits = super().bits(name, *shape) + place_B // 2 * QUARTER
+        return torch.where(place_B % 2 == 0, bits, ~bits)
+
+    def integers(self, name: str, high: int, *shape: int) -> Tensor:
+        """In the order of the bits, which a modulus does not keep."""
+        return (self.uniform(name, *shape).double() * high).long()
+
+
 def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int) -> float:
     """FLOPs of one training step at `batch_size`, per sample.
 
     Counted on small batches: a step costs a·B + b·B² FLOPs, b from losses that compare samples with each other. b is what a
-    pair costs beyond twice itself when each is there twice. Where another pair does not cost the same, because a differs by
-    sample, as by the lengths of prefixes, a is the mean of all that are there. Counted on a copy.
+    pair costs beyond twice itself when each is there twice. Choices are spread evenly over the samples. Where another pair
+    nevertheless does not cost the same, because a differs by sample, a is the mean of all that are there. Counted on a copy.
 
     Args:
         batch: a training batch; its first LARGE samples are used.
@@ -88,7 +113,7 @@ def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int
         return float(_count(trial, batch, [0]))
     pair, twice = _count(trial, batch, [0, 1]), _count(trial, batch, [0, 1, 0, 1])
     quadratic = (twice - 2 * pair) / 8
-    if num < 4 or _count(trial, batch, [num - 2, num - 1]) == pair:
+    if num < 4 or _count(trial, batch, [2, 3]) == pair:
         return pair / 2 + quadratic * (batch_size - 2)
     return _count(trial, batch, range(num)) / num + quadratic * (batch_size - num)
 
@@ -109,8 +134,9 @@ def forward_flops(encoder: Encoder, batch: dict[str, Tensor]) -> float:
 
 def _count(objective: Objective, batch: dict[str, Tensor], chosen: Sequence[int]) -> int:
     part = samples_of(batch, chosen)
+    draw = EvenDraw(part["epoch"], part["index"], torch.tensor(chosen, device=part["index"].device))
     with Counter() as counter, torch.enable_grad():
-        objective(part, Draw(0, part["epoch"], part["index"])).loss.backward()
+        objective(part, draw).loss.backward()
     objective.zero_grad(set_to_none=True)
     return counter.total
 

@@ -22,7 +22,7 @@ from objectives.prefix_lm import PrefixLanguageModel
 from objectives.rtd import ReplacedTokenDetection
 from objectives.simclr import SimCLR
 from objectives.supervised import Supervised
-from training.flops import Counter, forward_flops, sample_flops
+from training.flops import Counter, EvenDraw, forward_flops, sample_flops
 
 
 def vit_forward(width: int, depth: int, tokens: int, patches: int, pixels: int) -> float:
@@ -144,14 +144,29 @@ def test_rtd_flops_equal_the_hand_formula(length):
     assert sample_flops(rtd, text_batch(8, length), 64) == pytest.approx(3 * forward, rel=0.02)
 
 
-def test_samples_that_differ_in_cost_are_not_taken_for_pairs_that_cost():
-    spec = text_spec(64, num_sentinels=4000)
+@pytest.mark.parametrize("length", [16, 64])
+def test_what_samples_cost_differently_is_counted_at_its_mean_whatever_the_samples(length):
+    spec = text_spec(length, num_sentinels=4000)
     prefix_lm = PrefixLanguageModel(text_encoder("gpt2", spec), spec)
-    batch = text_batch(8, 64)
-    splits = Draw(0, batch["epoch"], batch["index"]).integers("split", 63, 1)
-    assert splits.float().std() > 10
-    # whatever the batch is, as many targets a row as these rows have
-    assert sample_flops(prefix_lm, batch, 4096) == pytest.approx(sample_flops(prefix_lm, batch, 8), rel=1e-6)
+    # prefixes of 1 to length - 1 tokens; what follows them is predicted
+    head = 2 * length / 2 * 32 * spec.vocabulary.size
+    expected = 3 * (transformer_forward(32, 2, length, 64) + head)
+    for first in (0, 1000):
+        batch = text_batch(8, length) | {"index": torch.arange(first, first + 8)}
+        for batch_size in (8, 4096):
+            assert sample_flops(prefix_lm, batch, batch_size) == pytest.approx(expected, rel=0.005)
+
+
+def test_choices_of_a_count_are_spread_evenly():
+    place = torch.arange(8)
+    draw = EvenDraw(torch.zeros(8, dtype=torch.long), place, place)
+    for high in (4, 100, 1 << 30):
+        chosen = draw.integers("split", high, 1)[:, 0]
+        assert ((chosen >= 0) & (chosen < high)).all()
+        assert chosen.double().mean().item() == pytest.approx((high - 1) / 2, rel=1e-6)
+        assert sorted((chosen * 4 // high).tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert torch.equal(draw.permutation("order", 50).sort(dim=1).values, torch.arange(50).expand(8, -1))
+    assert len(draw.permutation("order", 50).unique(dim=0)) == 8
 
 
 @pytest.mark.parametrize("batch_size", [8, 4096])
