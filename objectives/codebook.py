@@ -79,8 +79,9 @@ class Codebook(Bottleneck):
         return F.normalize(self.read(features.tokens).float(), dim=-1)
 
     def nearest(self, tokens_BNZ: Tensor) -> Tensor:
-        """(B, N) int64: which entry each token becomes."""
-        return (tokens_BNZ @ self.codes_KZ.T).argmax(dim=-1)
+        """(B, N) int64: which entry each token becomes; half precision would confuse entries that are close."""
+        with torch.autocast(tokens_BNZ.device.type, enabled=False):
+            return (tokens_BNZ @ self.codes_KZ.T).argmax(dim=-1)
 
     def ids(self, features: Features) -> Tensor:
         """(B, N) int64: the picture in whole numbers."""

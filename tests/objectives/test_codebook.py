@@ -40,6 +40,14 @@ def test_every_token_becomes_its_nearest_entry():
     assert code.report["perplexity"].item() == pytest.approx(np.exp(-(share[share > 0] * share[share > 0].log()).sum().item()))
 
 
+def test_in_half_precision_the_nearest_entry_is_still_the_nearest():
+    codebook = codebook_of(num_codes=200)
+    tokens = torch.nn.functional.normalize(torch.randn(16, 64, 4, generator=torch.Generator().manual_seed(2)), dim=-1)
+    brute = torch.cdist(tokens.double(), codebook.codes_KZ.double().expand(16, -1, -1)).argmin(dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codebook.nearest(tokens), brute)
+
+
 def test_gradients_pass_straight_through():
     codebook, features = codebook_of(), features_of(2)
     tokens: list[Tensor] = []
