@@ -38,7 +38,8 @@ class MoCoV3(Objective):
         temperature: of the softmax over candidates (paper: 0.2 with vision transformers; its code: 1.0 with ResNet-50).
         momentum: share of its own weights that the copy keeps, at the beginning; at the end of the budget it is 1.
         projector_width, embedding_width, projector_depth: the projector (paper: 4096, 256, 3; 2 layers for ResNet-50). The
-            predictor has two layers of the same widths.
+            predictor has two layers of the same widths, the last without batch norm where the encoder is no vision
+            transformer (the authors' code).
         freeze_patches: leave the patch embedding of a vision transformer as it is initialised (section 4.2: without it
             training is unstable). Encoders with weights from elsewhere, and others than transformers, have none of this.
         crop_scale: area range of the random resized crop.
@@ -67,9 +68,10 @@ class MoCoV3(Objective):
         self.two_views = TwoViews(encoder, spec, crop_scale, view_size, byol_colours(spec.image_size))
         hidden = [projector_width] * (projector_depth - 1)
         self.projector = projector([encoder.width, *hidden, embedding_width], last_norm="plain")
-        self.predictor = projector([embedding_width, projector_width, embedding_width], last_norm="plain")
         net = getattr(encoder, "net", None)
-        if isinstance(net, VisionTransformer) and not encoder.pretrained:
+        is_vit = isinstance(net, VisionTransformer)
+        self.predictor = projector([embedding_width, projector_width, embedding_width], last_norm="plain" if is_vit else None)
+        if is_vit and not encoder.pretrained:
             initialise(net, freeze_patches)
         self.teacher = Teacher(encoder, self.projector)
 

@@ -127,6 +127,14 @@ def test_simclrs_projector_keeps_its_names_and_layers():
     assert all(layer.bias is not None for layer in bare[::2])
 
 
+@pytest.mark.parametrize(("kind", "last"), [("vit", ["Linear", "BatchNorm1d"]), ("resnet", ["Linear"])])
+def test_moco_v3s_predictor_ends_with_a_norm_behind_transformers_alone(kind, last):
+    data = made_data()
+    objective = OBJECTIVES["moco_v3"](encoder_of(kind, data.spec), data.spec)
+    assert [type(layer).__name__ for layer in objective.predictor] == ["Linear", "BatchNorm1d", "ReLU", *last]
+    assert type(objective.projector[-1]).__name__ == "BatchNorm1d"
+
+
 def test_measures_of_collapse():
     torch.manual_seed(0)
     assert feature_std(torch.randn(4000, 16)).item() == pytest.approx(1.0, abs=0.02)
