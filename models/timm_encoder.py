@@ -43,7 +43,8 @@ class TimmEncoder(Encoder):
             where timm's own weights are taken.
 
     Raises:
-        BadInput: unknown name, no patch size that fits, weights that do not fit, or a model that cannot read this picture size.
+        BadInput: unknown name, no patch size that fits, weights that do not fit, a rate of dropped patches, or a model that
+            cannot read this picture size.
     """
 
     modality = "image"
@@ -77,6 +78,11 @@ class TimmEncoder(Encoder):
             small_stem = spec.image_size <= SMALL_IMAGE and pretrained is not True
         self.small_stem = _is_resnet(self.net) and small_stem
         self.is_vit = isinstance(self.net, VisionTransformer)  # other families have methods of the same names that do otherwise
+        if self.is_vit and not isinstance(self.net.patch_drop, nn.Identity):
+            raise BadInput(
+                f"model.settings.patch_drop_rate={self.net.patch_drop.prob} does nothing here: which patches are left out is "
+                "drawn by objectives, as objective=mae and objective.patch_dropout of clip and siglip do"
+            )
         if self.small_stem:
             self.net.conv1 = nn.Conv2d(spec.channels, self.net.conv1.out_channels, 3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")

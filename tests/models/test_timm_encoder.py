@@ -205,6 +205,12 @@ def test_unknown_names_give_the_nearest(spec):
         TimmEncoder(spec, "resnet81")
 
 
+def test_a_rate_of_dropped_patches_is_refused_not_ignored(spec):
+    with pytest.raises(BadInput, match=r"model.settings.patch_drop_rate=0.5 does nothing .*objective.patch_dropout"):
+        TimmEncoder(spec, "vit_tiny_patch16_224", depth=1, settings={"patch_drop_rate": 0.5})
+    TimmEncoder(spec, "vit_tiny_patch16_224", depth=1, settings={"patch_drop_rate": 0.0})
+
+
 def test_a_cut_export_is_refused(vit, tmp_path):
     save_encoder(vit, tmp_path)
     file = tmp_path / "encoder.safetensors"
