@@ -1,26 +1,30 @@
 """Any tree of pictures, or a .zip of one: `train/<class>/x.jpg`, `<class>/x.jpg`, or just pictures without labels."""
 
+import logging
 import os
-import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from datamodules.files import DAMAGE, open_members
 from datamodules.images import ImageData
+from datamodules.paths import names_in
 from datamodules.samples import Pictures, usual_size
 from errors import BadInput
 from ranges import Count, Seed, ShareBelow1
+
+log = logging.getLogger(__name__)
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class ImageFolder(ImageData):
-    """Pictures in class folders.
+    """Pictures in class folders; links are followed, hidden files left out.
 
     Splits are the top folders `train`, `val` and `test` where `train` exists; otherwise everything is one split, and
-    the others are carved from it. Classes are the folders directly above the pictures; without any, there are no labels.
+    the others are carved from it. Classes are the folders directly above the pictures; where a picture lies in none, no
+    picture has a label.
 
     Args:
         root: a folder or a .zip file.
@@ -38,6 +42,7 @@ class ImageFolder(ImageData):
     ):
         if not root:
             raise BadInput("datamodule=image_folder needs datamodule.root=<a folder or .zip of class folders>")
+        root = os.path.expanduser(root)
         if not os.path.exists(root):
             raise BadInput(f"datamodule.root='{root}' does not exist")
         names = sorted(name for name in _members(root) if PurePosixPath(name).suffix.lower() in EXTENSIONS)
@@ -49,12 +54,23 @@ class ImageFolder(ImageData):
             parts = PurePosixPath(name).parts
             split = SPLIT_NAMES.get(parts[0].lower()) if len(parts) > 1 else None
             by_split.setdefault(split or "", []).append(prefix + name)
-        if "train" in by_split:
-            by_split.pop("", None)
+        in_split_folders = "train" in by_split
+        if in_split_folders:
+            others = by_split.pop("", [])
+            if others:
+                log.warning(
+                    "'%s': %d pictures in no folder of a split are left out, among them '%s'", root, len(others), others[0]
+                )
         else:
             by_split = {"train": [prefix + name for prefix, name in names]}
         depth = {prefix + name: len(PurePosixPath(name).parts) for prefix, name in names}
-        labelled = all(depth[name] > (1 if len(by_split) == 1 else 2) for group in by_split.values() for name in group)
+        shallow = [name for group in by_split.values() for name in group if depth[name] <= 1 + in_split_folders]
+        if 0 < len(shallow) < sum(map(len, by_split.values())):
+            log.warning(
+                "'%s': %d pictures lie in no class folder, among them '%s', so the labels of all are left out",
+                root, len(shallow), shallow[0],
+            )  # fmt: skip
+        labelled = not shallow
         class_of = {name: PurePosixPath(name).parent.name for group in by_split.values() for name in group}
         class_names = sorted({class_of[name] for name in by_split["train"]}) if labelled else []
         if labelled:
@@ -75,12 +91,8 @@ class ImageFolder(ImageData):
 
 
 def _members(root: str) -> list[str]:
-    """Relative paths of all files in a folder or zip, with forward slashes."""
-    if os.path.isdir(root):
-        return [path.relative_to(root).as_posix() for path in Path(root).rglob("*") if path.is_file()]
     try:
-        with zipfile.ZipFile(root) as archive:
-            return [name for name in archive.namelist() if not name.endswith("/")]
+        return names_in(root)
     except DAMAGE as error:
         raise BadInput(f"datamodule.root='{root}' is neither a folder nor a readable .zip: {error}") from error
 

@@ -4,7 +4,6 @@ A shard of an object store is copied whole into the cache before it is read: sam
 for each would take longer than the picture's forward and backward pass.
 """
 
-import glob
 import hashlib
 import logging
 import os
@@ -17,6 +16,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from datamodules.cache import alone, cache_folder
+from datamodules.paths import matching
 from errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -80,10 +80,7 @@ def _expanded(pattern: str, setting: str) -> list[str]:
 def _matching(name: str, setting: str) -> list[tuple[str, AbstractFileSystem, str]]:
     """(name, file system, path on it) of what a name or a glob means, sorted."""
     if "://" not in name:
-        path = os.path.expanduser(name)
-        literal = os.path.exists(path) or not glob.has_magic(path)
-        found = [path] if literal else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
-        return [(one, LocalFileSystem(), one) for one in found]
+        return [(path, LocalFileSystem(), path) for path in matching(name)]
     try:
         system, path = fsspec.core.url_to_fs(name)
         if "*" not in path:  # a ? begins the query of a signed address

@@ -1,6 +1,5 @@
 """Files of text: .txt, .jsonl and .parquet, each also as .gz, or in a .zip; read as streams, never whole."""
 
-import glob
 import gzip
 import io
 import json
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 
 from datamodules.corpus import INVALID, PIECE, Document
 from datamodules.files import DAMAGE
+from datamodules.paths import matching, names_in
 from errors import BadInput
 
 KINDS = (".txt", ".jsonl", ".parquet")
@@ -45,10 +45,12 @@ def files_of(patterns: str | list[str]) -> list[Path]:
         raise BadInput("datamodule=text_files needs datamodule.files=<a glob of .txt, .jsonl, .parquet, .gz or .zip files>")
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matches = sorted(path for path in glob.glob(str(Path(pattern).expanduser()), recursive=True) if Path(path).is_file())
-        if not matches:
+        paths = [Path(path) for path in matching(pattern)]
+        if any(path.is_dir() for path in paths):
+            raise BadInput(f"datamodule.files='{pattern}' is a folder; say which files in it: '{Path(pattern) / '**' / '*.txt'}'")
+        if not any(path.is_file() for path in paths):
             raise BadInput(f"datamodule.files='{pattern}' matches no file")
-        found |= dict.fromkeys(map(Path, matches))
+        found |= dict.fromkeys(paths)
     return list(found)
 
 
@@ -57,8 +59,7 @@ def sources_of(path: Path) -> list[Source]:
     if path.suffix.lower() != ".zip":
         return [Source(str(path), _kind(path.name, str(path)), lambda: _plain(path.name, open(path, "rb")))]
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if _known(name))
+        names = sorted(name for name in names_in(str(path)) if _suffix(name) in KINDS)
     except DAMAGE as error:
         raise BadInput(f"'{path}' is not a readable .zip: {error}") from error
     if not names:
@@ -78,12 +79,8 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name.lower().removesuffix(".gz")).suffix
 
 
-def _known(name: str) -> bool:
-    return _suffix(name) in KINDS and not name.startswith("__MACOSX/")
-
-
 def _kind(name: str, shown: str) -> str:
-    if not _known(name):
+    if _suffix(name) not in KINDS:
         raise BadInput(f"'{shown}' is none of the known kinds: {', '.join(KINDS)}, each also as .gz or in a .zip")
     return _suffix(name)
 

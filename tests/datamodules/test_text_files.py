@@ -145,6 +145,21 @@ def test_several_globs_are_one_corpus(tmp_path):
     assert len(data.corpus.survey.splits) == 1 + len(DOCUMENTS)
 
 
+def test_a_file_that_is_there_is_meant_as_it_is_written(tmp_path):
+    (tmp_path / "novel [1].txt").write_text("a file with the characters of a glob")
+    (tmp_path / "novel 1.txt").write_text("what the glob would find")
+    assert read(tmp_path / "novel [1].txt") == ["a file with the characters of a glob"]
+    assert read(tmp_path / "novel [0-9].txt") == ["what the glob would find"]
+
+
+def test_what_macos_puts_into_a_zip_is_no_text(tmp_path):
+    with zipfile.ZipFile(tmp_path / "mac.zip", "w") as archive:
+        archive.writestr("corpus/a.txt", "the whale")
+        archive.writestr("corpus/._a.txt", b"\0\5\x16\7")
+        archive.writestr("__MACOSX/corpus/._a.txt", b"\0\5\x16\7")
+    assert read(tmp_path / "mac.zip") == ["the whale"]
+
+
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path):
     path = written(tmp_path, "jsonl")
     (tmp_path / "empty.txt").write_text("")
@@ -163,6 +178,7 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path):
         archive.filelist[0].flag_bits |= 32  # which zipfile has no code for
     for files, changes, message in (
         (tmp_path / "*.md", {}, r"files='.*\*.md' matches no file"),
+        (tmp_path, {}, r"files='.*' is a folder; say which files in it: '.*/\*\*/\*\.txt'"),
         ([], {}, "needs datamodule.files"),
         (tmp_path / "empty.txt", {}, "holds no text"),
         (tmp_path / "text.doc", {}, r"text.doc' is none of the known kinds: \.txt, \.jsonl, \.parquet"),
