@@ -5,6 +5,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 from datamodules.text_sources import MALFORMED, decode, parquet_file
 from errors import BadInput
@@ -34,8 +35,7 @@ def read_table(
     if suffix == ".tsv":
         fields = (line.removesuffix("\r").split("\t") for line in text.split("\n") if line.strip())
     else:
-        csv.field_size_limit(1 << 30)
-        fields = (row for row in csv.reader(io.StringIO(text, newline="")) if row)
+        fields = _csv_rows(text, len(header or ()), problems)
     rows = []
     for row in fields:
         if header is None:
@@ -45,6 +45,29 @@ def read_table(
         else:
             problems[MALFORMED] += 1
     return rows
+
+
+def _csv_rows(text: str, width: int, problems: Counter) -> Iterator[list[str]]:
+    """The fields of each row; a stray quote, closed only in another row or nowhere, costs its own line and none after it.
+
+    Args:
+        width: fields that a row should have; 0 for as many as the first one.
+        problems: such lines are counted into.
+    """
+    csv.field_size_limit(1 << 30)
+    lines = [*io.StringIO(text, newline="").readlines(), "\n"]  # the last an empty row, unless a quote is still open
+    begin = 0
+    while begin < len(lines):
+        start, reader = begin, csv.reader(islice(lines, begin, None))
+        for row in reader:
+            width, end = width or len(row), start + reader.line_num
+            if end > begin + 1 and (len(row) != width or end == len(lines)):
+                problems[MALFORMED] += 1
+                begin += 1
+                break
+            if row:
+                yield row
+            begin = end
 
 
 def _objects(text: str, problems: Counter) -> Iterator[Row]:

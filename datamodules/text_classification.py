@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.classes import class_order
 from datamodules.files import DAMAGE
+from datamodules.paths import names_in
 from datamodules.tables import SUFFIXES, Row, check_columns, read_table
 from datamodules.text_task import Texts, TextTask
 from errors import BadInput, nearest
@@ -25,7 +26,8 @@ class TextClassification(TextTask):
     """A task in files.
 
     Args:
-        root: a folder or .zip with train, and where there are some val and test, of one of the `SUFFIXES`; or one such file.
+        root: a folder or .zip with train, and where there are some val and test, of one of the `SUFFIXES`, side by side or each
+            in a folder of the same name; or one such file.
         task: the folder in `root` that holds them, where there are several.
         text, text_pair, label: names of the columns; `text_pair` None for single sentences.
     Other arguments as in `TextTask`; `selection: spearman` makes the labels numbers.
@@ -48,6 +50,7 @@ class TextClassification(TextTask):
     ):
         if not root:
             raise BadInput("datamodule=text_classification needs datamodule.root=<a folder, .zip or file of labelled texts>")
+        root = os.path.expanduser(root)
         problems: Counter = Counter()
         columns = [text, text_pair] if text_pair else [text]
         rows = {}
@@ -82,7 +85,7 @@ def labelled(
     kept = {}
     for split, found in rows.items():
         whole = [(tuple(row.get(column) for column in columns), _plain(row.get(label))) for row in found]
-        kept[split] = [pair for pair in whole if pair[1] != "" and all(isinstance(string, str) for string in pair[0])]
+        kept[split] = [(strings, value) for strings, value in whole if value != "" and _has_text(strings)]
         if len(kept[split]) < len(whole):
             problems[INCOMPLETE] += len(whole) - len(kept[split])
         if not kept[split]:
@@ -102,6 +105,11 @@ def labelled(
     return splits, class_names
 
 
+def _has_text(strings: tuple[object, ...]) -> bool:
+    """Of a pair one may be empty, not both."""
+    return all(isinstance(string, str) for string in strings) and any(string.strip() for string in strings)
+
+
 def _plain(label: object) -> str:
     """As text: '' for a missing one."""
     return "" if label is None else str(label).strip()
@@ -114,11 +122,11 @@ def _files(root: str, task: str | None) -> dict[str, tuple[str, bytes]]:
     if os.path.isfile(root) and Path(root).suffix.lower() in SUFFIXES:
         return {"train": (root, Path(root).read_bytes())}
     if os.path.isdir(root):
-        files = {path.relative_to(root).as_posix(): path for path in Path(root).rglob("*") if path.is_file()}
-        return {split: (str(files[name]), files[name].read_bytes()) for split, name in _chosen(list(files), root, task).items()}
+        paths = {split: Path(root) / name for split, name in _chosen(names_in(root), root, task).items()}
+        return {split: (str(path), path.read_bytes()) for split, path in paths.items()}
     try:
+        chosen = _chosen(names_in(root), root, task)
         with zipfile.ZipFile(root) as archive:
-            chosen = _chosen(archive.namelist(), root, task)
             return {split: (f"{root}/{name}", archive.read(name)) for split, name in chosen.items()}
     except zipfile.BadZipFile as error:
         raise BadInput(f"datamodule.root='{root}' is neither a folder, a .zip nor one of {', '.join(SUFFIXES)}") from error
@@ -128,12 +136,13 @@ def _files(root: str, task: str | None) -> dict[str, tuple[str, bytes]]:
 
 def _chosen(names: list[str], root: str, task: str | None) -> dict[str, str]:
     """split -> the file that holds it, of all in the tree."""
-    by_folder: dict[str, dict[str, str]] = {}
+    by_folder: dict[str, dict[str, list[str]]] = {}
     for name in sorted(names):
         path = PurePosixPath(name)
-        split = SPLIT_NAMES.get(path.stem.lower())
+        split, folder = SPLIT_NAMES.get(path.stem.lower()), path.parent
         if split and path.suffix.lower() in SUFFIXES:
-            by_folder.setdefault(path.parent.as_posix(), {})[split] = name
+            folder = folder.parent if SPLIT_NAMES.get(folder.name.lower()) == split else folder  # train/train.csv
+            by_folder.setdefault(folder.as_posix(), {}).setdefault(split, []).append(name)
     folders = {folder: splits for folder, splits in by_folder.items() if "train" in splits}
     if not folders:
         raise BadInput(f"datamodule.root='{root}' holds no train.tsv, train.csv, train.jsonl or train.parquet")
@@ -143,4 +152,8 @@ def _chosen(names: list[str], root: str, task: str | None) -> dict[str, str]:
         tasks = [PurePosixPath(folder).name for folder in folders]
         said = f"datamodule.task='{task}' is not in '{root}'" if task else f"'{root}' holds several tasks: set datamodule.task"
         raise BadInput(f"{said}; {nearest(task or '', tasks)}")
-    return next(iter(folders.values()))
+    chosen = next(iter(folders.values()))
+    for split, several in chosen.items():
+        if len(several) > 1:
+            raise BadInput(f"'{root}' holds its split '{split}' more than once: {', '.join(several)}; leave one there")
+    return {split: name for split, (name,) in chosen.items()}

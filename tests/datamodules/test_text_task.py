@@ -1,9 +1,11 @@
 """Sentences and pairs as rows: as Hugging Face's own tokenizers make them, padded, cut, split and labelled."""
 
 import csv
+import io
 import json
 import random
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from made_text import SMALL, sentence, texts
 
 from datamodules.rows import truncated
-from datamodules.tables import MALFORMED
+from datamodules.tables import MALFORMED, read_table
 from datamodules.text_classification import INCOMPLETE, TextClassification
 from datamodules.text_task import Texts, TextTask
 from datamodules.tokenizer import tokenizer_for, wrapped
@@ -234,6 +236,38 @@ def test_incomplete_rows_are_counted_and_left_out(tmp_path, caplog):
     assert INCOMPLETE in caplog.text
 
 
+def test_rows_without_a_text_are_counted_and_left_out(tmp_path):
+    write(tmp_path / "reviews.csv", [*ROWS, ("", "x", "1"), (" ", "", "0")])
+    single = classification(tmp_path, tmp_path / "reviews.csv")
+    assert single.problems == {INCOMPLETE: 2}
+    assert all(strings[0].strip() for part in single.splits.values() for strings in part.texts)
+    assert classification(tmp_path, tmp_path / "reviews.csv", text_pair="second").problems == {INCOMPLETE: 1}
+
+
+def test_each_split_may_have_a_folder_of_its_own(tmp_path):
+    for split in ("train", "val", "test"):
+        write(tmp_path / "task" / split / f"{split}.csv", ROWS if split == "train" else ROWS[:4])
+    opened = classification(tmp_path, tmp_path / "task")
+    assert {split: part.num for split, part in opened.splits.items()} == {"train": len(ROWS), "val": 4, "test": 4}
+
+
+@pytest.mark.parametrize("stray", ['"never closed,0', 'never closed,"0', '"closed by,the next quote,1', '"a ""b"" c,1'])
+@pytest.mark.parametrize("after", [[], ['"quoted, and long",1', "after,0"]])
+def test_a_stray_quote_costs_its_own_line_only(stray, after):
+    rows = ["text,label", '"two\nlines",1', "before,0", stray, "good,1", "bad,0", "fine,1", *after]
+    problems = Counter()
+    found = read_table("\n".join(rows).encode(), ".csv", problems)
+    whole = list(csv.reader(io.StringIO("\n".join(row for row in rows[1:] if row != stray), newline="")))
+    assert [[row["text"], row["label"]] for row in found] == whole
+    assert problems == {MALFORMED: 1}
+
+
+def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
+    write(tmp_path / "reviews.csv")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert classification(tmp_path, "~/reviews.csv").spec.name == "reviews"
+
+
 def test_bad_labelled_files_are_refused_in_one_line(tmp_path):
     write(tmp_path / "good.tsv")
     write(tmp_path / "two" / "mr" / "train.tsv")
@@ -241,6 +275,8 @@ def test_bad_labelled_files_are_refused_in_one_line(tmp_path):
     write(tmp_path / "new" / "train.tsv")
     write(tmp_path / "new" / "test.tsv", [("x", "y", "2")])
     write(tmp_path / "no_train" / "test.tsv")
+    write(tmp_path / "twice" / "train.tsv")
+    write(tmp_path / "twice" / "train.csv")
     (tmp_path / "empty.tsv").write_text("")
     (tmp_path / "header.tsv").write_text("text\tlabel\n")
     (tmp_path / "blank.tsv").write_text("text\tlabel\nthe whale\t\n")
@@ -253,6 +289,7 @@ def test_bad_labelled_files_are_refused_in_one_line(tmp_path):
         ("two", {}, "holds several tasks: set datamodule.task; choices: mr, subj"),
         ("two", {"task": "subject"}, r"task='subject' is not in .*; did you mean subj\? choices: mr, subj"),
         ("new", {}, "label '2' in the split 'test' of 'new' has no training texts"),
+        ("twice", {}, "holds its split 'train' more than once: train.csv, train.tsv; leave one there"),
         ("no_train", {}, "holds no train.tsv, train.csv, train.jsonl or train.parquet"),
         ("empty.tsv", {}, "has no rows"),
         ("header.tsv", {}, "has no rows"),
