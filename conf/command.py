@@ -73,14 +73,21 @@ def begins_here(resume: str | None) -> bool:
 def quoted(word: str) -> str:
     """A setting whose value is a path with a brace pattern, `shards=train-{00..04}.tar`, in the quotes that Hydra wants.
 
-    So are the names of folders, which may look like numbers.
+    So are the names of folders, which may look like numbers, and paths in the home folder, ~/pictures, which the shell leaves
+    as they are behind a setting.
     """
     key, _, value = word.partition("=")
     if key in FOLDERS and not BRACES.search(value):
-        names = [f"'{name}'" if NAME.fullmatch(name) else name for name in value.split(",")]
+        names = [f"'{name}'" if NAME.fullmatch(name) else _from_home(name) for name in value.split(",")]
         return f"{key}={','.join(names)}"
     plain = value and value[0] not in "'\"[" and not re.match(r"\w+\(", value) and "'" not in value
-    return f"{key}='{value}'" if plain and BRACES.search(value) else word
+    if plain and BRACES.search(value):
+        return f"{key}='{value}'"
+    return f"{key}={','.join(map(_from_home, value.split(',')))}" if plain else word
+
+
+def _from_home(path: str) -> str:
+    return f"'{os.path.expanduser(path)}'" if path.startswith("~") else path
 
 
 def end_with_parent() -> None:

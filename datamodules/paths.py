@@ -42,8 +42,8 @@ def _names_below(root: str) -> list[str]:
     names = []
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not (hidden(name) or _leads_back(os.path.join(folder, name)))]
-        below = Path(folder).relative_to(root)
-        names += [(below / name).as_posix() for name in files if not hidden(name) and os.path.isfile(os.path.join(folder, name))]
+        paths = [Path(folder, name) for name in files if not hidden(name)]
+        names += [path.relative_to(root).as_posix() for path in paths if path.is_file()]
     return names
 
 

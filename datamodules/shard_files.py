@@ -6,7 +6,6 @@ for each would take longer than the picture's forward and backward pass.
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any
 

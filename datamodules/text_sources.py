@@ -47,7 +47,8 @@ def files_of(patterns: str | list[str]) -> list[Path]:
     for pattern in patterns:
         paths = [Path(path) for path in matching(pattern)]
         if any(path.is_dir() for path in paths):
-            raise BadInput(f"datamodule.files='{pattern}' is a folder; say which files in it: '{Path(pattern) / '**' / '*.txt'}'")
+            example = Path(pattern) / "**" / "*.txt"
+            raise BadInput(f"datamodule.files='{pattern}' is a folder; say which files in it: '{example}'")
         if not any(path.is_file() for path in paths):
             raise BadInput(f"datamodule.files='{pattern}' matches no file")
         found |= dict.fromkeys(paths)

@@ -1,5 +1,6 @@
 """Data sets that torchvision knows: CIFAR-10, CIFAR-100, STL-10, Fashion-MNIST, Flowers-102. It also verifies checksums."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class TorchvisionSet(ImageData):
     ):
         if name not in KNOWN:
             raise BadInput(f"torchvision set '{name}' is not known here; {nearest(name, KNOWN)}")
-        known = KNOWN[name]
+        known, root = KNOWN[name], os.path.expanduser(root)
         splits, class_names = {}, []
         for split, arguments in known.splits.items():
             collection = _open(known.cls, root, arguments, name)

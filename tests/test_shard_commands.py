@@ -29,10 +29,14 @@ from reports.result import read_result
         ("trainer={precision:fp32,workers:2}", {"precision": "fp32", "workers": 2}),
         ("hydra.run.dir=${now:%H}/{a,b}", "${now:%H}/{a,b}"),
         ("hydra.run.dir=x/${now:%H-%M}", "x/${now:%H-%M}"),
+        ("datamodule.root=~/my pictures", "/home/me/my pictures"),
+        ("resume=~/runs/7", "/home/me/runs/7"),
+        ("datamodule.shards=~/a-{0..4}.tar", "~/a-{0..4}.tar"),  # which shards are found in the home folder, too
         ("seed=1", 1),
     ],
 )
-def test_brace_patterns_need_no_quotes_of_hydra(word, value):
+def test_paths_need_no_quotes_of_hydra(word, value, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
     assert OverridesParser.create().parse_override(quoted(word)).value() == value
 
 

@@ -58,6 +58,12 @@ def test_labels(emoji):
     assert Emoji(label="subcategory").spec.num_classes > 90
 
 
+def test_the_home_folder_may_be_written_short(emoji, tmp_path, monkeypatch):
+    (tmp_path / "drawings").symlink_to(emoji.splits["train"].load.root)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files(Emoji(root="~/drawings"), "test") == files(emoji, "test")
+
+
 def test_a_folder_without_emoji_is_refused(tmp_path):
     with pytest.raises(BadInput, match="no emoji pictures"):
         Emoji(root=str(tmp_path))
