@@ -1,5 +1,6 @@
 """A corpus in files of one's own: .txt, .jsonl and .parquet, each also as .gz, or in a .zip."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -47,7 +48,7 @@ class TextFiles(TextData):
                 yield from documents_of(source, document, column, problems)
 
         stats = [path.stat() for path in paths]
-        identity = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
+        identity = [[os.path.realpath(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
         super().__init__(
             "text_files",
             ["text_files", identity, document, column],

@@ -138,6 +138,19 @@ def test_a_change_of_the_files_is_noticed(tmp_path):
     assert opened(tmp_path, path).splits["train"].stream.folder != after  # documents are files now
 
 
+def test_files_that_differ_only_in_content_have_tokens_of_their_own(tmp_path):
+    data = []
+    for folder, text in (("a", "the whale is near "), ("b", "the ship is away! ")):  # as from archives that are reproducible
+        path = tmp_path / folder / "train.txt"
+        path.parent.mkdir()
+        path.write_text(text * 400)
+        os.utime(path, (315532800, 315532800))
+        data.append(opened(tmp_path, path))
+    first, second = (one.vocabulary.tokenizer.decode(one.splits["train"].stream.tokens) for one in data)
+    assert "whale" in first
+    assert "whale" not in second
+
+
 def test_several_globs_are_one_corpus(tmp_path):
     written(tmp_path / "a", "txt")
     written(tmp_path / "b", "jsonl")
