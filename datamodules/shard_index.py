@@ -23,11 +23,12 @@ from datamodules.shard_files import ShardFile
 from datamodules.shard_sample import Fields, Member, Sample
 from errors import BadInput
 
-FORMAT = 1  # another number makes anew what is in the cache
+FORMAT = 2  # another number makes anew what is in the cache
 IGNORED = "tar entries ignored (links, devices, unsafe or nameless files)"
 WITHOUT_IMAGE, WITHOUT_TEXT = "samples without an image skipped", "samples without a text skipped"
 EMPTY_TEXT, BROKEN_JSON = "samples with an empty text skipped", "samples with unreadable JSON skipped"
 CUT = "shards cut off or damaged: what follows is lost"
+BEHIND = "shards with data behind the end of their tar, which are not read"
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,11 @@ def _samples(file: BinaryIO, shard: ShardFile, problems: Counter) -> Iterator[di
         members[extension] = at
     if not _ended(file, archive.offset):  # then the last sample may have lost its end, or a member
         problems[CUT] += 1
-    elif members:
+        return
+    if members:
         yield members
+    if _goes_on(file):
+        problems[BEHIND] += 1
 
 
 def _files(archive: tarfile.TarFile, problems: Counter) -> Iterator[tuple[str, Member]]:
@@ -166,6 +170,11 @@ def _ended(file: BinaryIO, offset: int) -> bool:
     file.seek(offset)
     block = file.read(tarfile.BLOCKSIZE)
     return block != b"" and not block.strip(b"\0")
+
+
+def _goes_on(file: BinaryIO) -> bool:
+    """Whether anything but zeros follows: a second tar, for example, that `cat` put there."""
+    return any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _load(path: Path) -> Index | None:

@@ -17,7 +17,7 @@ from datamodules.classes import Labels
 from datamodules.files import open_picture
 from datamodules.samples import Pictures
 from datamodules.shard_files import shard_files
-from datamodules.shard_index import CUT, Index, index_of
+from datamodules.shard_index import BEHIND, CUT, Index, index_of
 from datamodules.shard_sample import Fields, at_path, decoded, parts_of, strings_of
 from errors import BadInput
 
@@ -179,6 +179,8 @@ def _opened(patterns: Patterns, setting: str, fields: Fields, cache: str | None)
     for file, index in zip(files, indices, strict=True):
         if CUT in index.problems:
             log.warning("'%s' is cut off or damaged after %d usable samples", file.name, len(index.label))
+        if BEHIND in index.problems:
+            log.warning("'%s' has data behind the end of its tar, which are not read; are it several tars in one?", file.name)
     if not any(numbers):
         raise BadInput(f"{setting}: no sample has {_wanted(fields)}; members: {_members(indices)}")
     names = tuple(dict.fromkeys(name for index in indices for name in index.label_names))

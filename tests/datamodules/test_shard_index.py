@@ -13,7 +13,7 @@ from made_shards import caption, picture, sample, tar
 
 from datamodules import shard_index
 from datamodules.shard_files import ShardFile
-from datamodules.shard_index import CUT, IGNORED, WITHOUT_IMAGE, WITHOUT_TEXT, Index, index_of, scan
+from datamodules.shard_index import BEHIND, CUT, IGNORED, WITHOUT_IMAGE, WITHOUT_TEXT, Index, index_of, scan
 from datamodules.shard_sample import Fields
 from errors import BadInput
 
@@ -104,6 +104,16 @@ def test_a_shard_damaged_in_the_middle_gives_what_comes_before(tmp_path):
     index = scanned(path)
     assert len(index.label) == 3
     assert index.problems == {CUT: 1}
+
+
+def test_what_follows_the_end_of_a_tar_is_counted(tmp_path):
+    first, second = (tar(tmp_path / f"{number}.tar", sample(number)) for number in range(2))
+    (tmp_path / "both.tar").write_bytes(first.read_bytes() + second.read_bytes())
+    index = scanned(tmp_path / "both.tar")
+    assert parts(index, tmp_path / "both.tar") == [picture(0)]
+    assert index.problems == {BEHIND: 1}
+    (tmp_path / "padded.tar").write_bytes(first.read_bytes() + bytes(1 << 20))
+    assert scanned(tmp_path / "padded.tar").problems == {}
 
 
 def test_a_size_that_leads_back_ends_the_shard(tmp_path):
