@@ -35,6 +35,9 @@ class Pairs(ImageTextData):
 
     Attributes:
         problems: what in the tables could not be used -> how often.
+
+    Raises:
+        BadInput: a table cannot be used, or two list the same picture.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class Pairs(ImageTextData):
             for split, (setting, table) in given.items()
             if table or split == "train"
         }
+        folders = {split: _folder(given[split][1]) for split in parts}
+        _check_disjoint(folders, parts)
         for problem, count in problems.items():
             log.warning("'pairs': %d %s", count, problem)
         self.problems = dict(problems)
@@ -69,8 +74,7 @@ class Pairs(ImageTextData):
         labels, class_names = numbered(written, classes, "pairs")
         splits = {}
         for split, part in parts.items():
-            load = FolderMembers(str(Path(given[split][1]).expanduser().parent), tuple(part))
-            pictures = Pictures(load, len(part), labels[split])
+            pictures = Pictures(FolderMembers(folders[split], tuple(part)), len(part), labels[split])
             splits[split] = Captioned.listed(pictures, [tuple(listed.captions) for listed in part.values()])
         super().__init__(
             "pairs",
@@ -98,6 +102,7 @@ class _Listed:
 def _collected(table: str, setting: str, columns: tuple[str, str, str | None], problems: Counter) -> dict[str, _Listed]:
     """path -> what its rows say, in the order in which pictures first come; those that are not there are left out."""
     path, caption, label = columns
+    folder = _folder(table)
     by_path: dict[str, _Listed] = {}
     for row in _rows(table, setting, [column for column in columns if column], problems):
         texts = row.get(caption) if isinstance(row.get(caption), list) else [row.get(caption)]
@@ -109,20 +114,33 @@ def _collected(table: str, setting: str, columns: tuple[str, str, str | None], p
         elif not texts:
             problems[WITHOUT_CAPTION] += 1
         else:
-            listed = by_path.setdefault(name.strip(), _Listed())
+            whole = os.path.normpath(os.path.join(folder, name.strip()))  # one name, however it is written
+            listed = by_path.setdefault(whole.removeprefix(folder + os.sep), _Listed())
             listed.captions += texts
             written = "" if label is None or row.get(label) is None else str(row[label]).strip()
             problems[OTHER_LABEL] += bool(written) and listed.label not in (None, written)
             listed.label = listed.label or written or None
-    folder = Path(table).expanduser().parent
-    there = {name: listed for name, listed in by_path.items() if os.path.isfile(folder / name)}
+    there = {name: listed for name, listed in by_path.items() if os.path.isfile(os.path.join(folder, name))}
     if not there:
-        first = f"'{folder / next(iter(by_path))}'" if by_path else "there is no row with a path and a caption"
+        first = f"'{os.path.join(folder, next(iter(by_path)))}'" if by_path else "there is no row with a path and a caption"
         raise BadInput(f"{setting}='{table}' lists no picture that is there: {first}")
     problems[NOT_THERE] += len(by_path) - len(there)
     for problem in [problem for problem, count in problems.items() if not count]:
         del problems[problem]
     return there
+
+
+def _check_disjoint(folders: dict[str, str], parts: dict[str, dict[str, _Listed]]) -> None:
+    seen: dict[str, str] = {}
+    for split, part in parts.items():
+        for name in part:
+            path = os.path.normpath(os.path.join(folders[split], name))
+            if seen.setdefault(path, split) != split:
+                raise BadInput(f"'{path}' is in two splits: {seen[path]} and {split}")
+
+
+def _folder(table: str) -> str:
+    return os.path.realpath(Path(table).expanduser().parent)
 
 
 def _rows(table: str, setting: str, columns: list[str], problems: Counter) -> list[Row]:

@@ -78,6 +78,23 @@ def test_splits_may_have_tables_of_their_own(folder):
     assert data.task.splits["test"].labels.tolist() == [1]
 
 
+def test_a_picture_is_one_however_its_path_is_written(folder):
+    forms = "p/{}.png", "./p/{}.png", "p//{}.png", "p/../p/{}.png", f"{folder}/p/{{}}.png"
+    write(folder / "all.csv", [(form.format(i), f"{number} {i}", "a") for i in range(12) for number, form in enumerate(forms)])
+    data = opened(folder, "all.csv")
+    captions = [texts for split in data.splits for texts in data.captions(split)]
+    assert sorted(captions) == sorted(tuple(f"{number} {i}" for number in range(len(forms))) for i in range(12))
+
+
+def test_a_picture_in_two_splits_is_refused(folder):
+    write(folder / "train.csv", ROWS[:16])
+    elsewhere = write(folder / "p" / "test.csv", [("11.png", "c", "b"), ("./7.png", "c", "b")])
+    with pytest.raises(BadInput, match=r"^'.*/p/7\.png' is in two splits: train and test$"):
+        opened(folder, "train.csv", test_files=elsewhere)
+    with pytest.raises(BadInput, match="is in two splits: train and val"):
+        opened(folder, "train.csv", val_files=str(folder / "train.csv"))
+
+
 def test_rows_that_cannot_be_used_are_counted(folder, caplog):
     more = [("p/gone.png", "x", "a"), ("p/1.png", "", "a"), ("", "x", "a"), ("p/0.png", "third", "b"), ("p/0.png", "4", "")]
     path = folder / "all.csv"
