@@ -75,7 +75,7 @@ def main(config: DictConfig) -> float:
     arrangement = Arrangement.of(run.config["trainer"], resolved)
     if ranks.size > 1:
         freeze_unused(objective, first_batch)
-    plain = {"config": run.config, **recipes}
+    plain = {"config": run.config, "data": data.spec.facts, **recipes}
     module = Pretraining(objective, optimization, course, data.batch_size, seed, plain, arrangement)
     picture_flops = forward_flops(encoder, first_batch)
     monitors = Monitors(data, validation_probe, **run.config["monitor"], sample_flops=flops, picture_flops=picture_flops)

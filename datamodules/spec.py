@@ -44,3 +44,13 @@ class DataSpec:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def facts(self) -> dict[str, int | list[str]]:
+        """What the order of training and the meaning of ids and classes hang on, in plain containers, by name."""
+        return {
+            "training samples": self.num_train,
+            "training tokens": 0 if self.token_counts is None else int(self.token_counts.sum()),
+            "vocabulary": 0 if self.vocabulary is None else self.vocabulary.size,
+            "classes": list(self.class_names),
+        }

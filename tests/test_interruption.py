@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,19 @@ def test_a_run_by_the_clock_ends_in_time_and_goes_on_bit_for_bit(here, tmp_path,
     assert whole.samples_per_second == run.samples_per_second == 8
     ours, expected = (load_file(tmp_path / name / "encoder.safetensors") for name in ("run", "whole"))
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_a_run_whose_data_changed_is_not_gone_on_with(here, tmp_path, pictures, clock):
+    copied = shutil.copytree(pictures, tmp_path / "pictures")
+    clock[:] = [0.0, 4.0]
+    assert "broken down" in error_line(here("train.py", *settings("mae", copied), "hydra.run.dir=run"))
+    recorded = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["headstart"]["data"]
+    assert recorded["classes"] == ["blue", "green", "red"]
+    picture = copied / "train" / "red" / "000.png"
+    shutil.copy(picture, picture.with_name("more.png"))
+    num = recorded["training samples"]
+    expected = f"the data changed (training samples: {num} then, {num + 1} now); begin a new run"
+    assert expected in error_line(here("train.py", "resume=run"))
 
 
 @pytest.mark.parametrize("budget", ["budget.steps=3", "budget.minutes=0.05"])

@@ -32,6 +32,7 @@ class Pretraining(L.LightningModule):
         batch_size: global samples a step.
         seed: of every draw, and of dropout.
         plain: what every checkpoint carries besides weights and states (the config, the encoder's recipe): plain containers.
+            Its "data", `DataSpec.facts`, must be the same when a run goes on.
         arrangement: on how many devices, in how many parts and how compiled it runs; by default none of that.
 
     Attributes:
@@ -186,18 +187,35 @@ class Pretraining(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        recorded = checkpoint["headstart"]
+        changed = first_change(recorded.get("data", {}), self.plain.get("data", {}))
+        if changed is not None:
+            raise BadInput(f"the data changed ({changed}); begin a new run")
         own, saved = self.state_dict(), checkpoint["state_dict"]
         wrong = [f"{name} is missing" for name in own if name not in saved]
         wrong += [f"{name} is unexpected" for name in saved if name not in own]
         wrong += [name for name in own if name in saved and own[name].shape != saved[name].shape]
         if wrong:
             raise BadInput(f"the checkpoint does not fit this run's configuration: {wrong[0]} ({len(wrong)} differences)")
-        recorded = checkpoint["headstart"]
         self.watch.before, self.watch.paused = recorded["seconds"], recorded["paused"]
         self.first_loss, self.loss = (torch.tensor(recorded[name]) for name in ("first_loss", "loss"))
         if self.global_rank == 0:
             self._corrupt_samples = recorded["corrupt_samples"]
         self.course.advance(checkpoint["global_step"], self.watch.before)
+
+
+def first_change(then: dict[str, int | list[str]], now: dict[str, int | list[str]]) -> str | None:
+    """The first of the facts about data that is not what it was, as one line; earlier versions recorded none."""
+    for name, before in then.items():
+        after = now.get(name, before)
+        if before == after:
+            continue
+        if isinstance(before, list):
+            same_number = len(before) == len(after)
+            pairs = zip(before, after, strict=True) if same_number else [(len(before), len(after))]
+            before, after = next(pair for pair in pairs if pair[0] != pair[1])
+        return f"{name}: {before} then, {after} now"
+    return None
 
 
 def _local(weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from conf import build, read_choice
 from models.fused import chains_compiled, compile_chains
 from training.course import Steps
-from training.pretraining import LOGGED_EVERY, Pretraining, seed_generators
+from training.pretraining import LOGGED_EVERY, Pretraining, first_change, seed_generators
 from training.trainer import fit
 
 
@@ -59,3 +59,20 @@ def test_coupled_adamw_shows_the_rate_that_was_announced():
     optimizer = settings.optimizer(objective, 64)
     module.optimizers = lambda: optimizer
     assert max(group["lr"] for group in optimizer.param_groups) > module.lr == settings.peak_lr(64)
+
+
+FACTS = {"training samples": 67, "vocabulary": 0, "classes": ["cat", "dog"]}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "expected"),
+    [
+        (FACTS, FACTS, None),
+        ({}, FACTS, None),
+        (FACTS, FACTS | {"training samples": 97}, "training samples: 67 then, 97 now"),
+        (FACTS, FACTS | {"classes": ["cat", "dog", "eel"]}, "classes: 2 then, 3 now"),
+        (FACTS, FACTS | {"classes": ["cat", "eel"]}, "classes: dog then, eel now"),
+    ],
+)
+def test_data_that_changed_are_told_by_their_facts(then, now, expected):
+    assert first_change(then, now) == expected
