@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.contract import Data
 from datamodules.loading import batches
+from errors import BadInput
 from models.encoder import Encoder
 from models.pair import Pair
 
@@ -101,7 +102,11 @@ def _read(
     workers: int,
     precision: str,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(what is read of the samples, their "label" and "index"), each (n, ...) on the CPU; labels are -1 where none are."""
+    """(what is read of the samples, their "label" and "index"), each (n, ...) on the CPU; labels are -1 where none are.
+
+    Raises:
+        BadInput: no sample of the split can be read.
+    """
     device = next(chain(module.parameters(), module.buffers())).device
     features: dict[str, list[Tensor]] = {}
     known: dict[str, list[Tensor]] = {"label": [], "index": []}
@@ -113,6 +118,8 @@ def _read(
             known["label"].append(batch["label"] if "label" in batch else torch.full_like(batch["index"], -1))
             for name, read_BD in read({name: value.to(device) for name, value in batch.items()}).items():
                 features.setdefault(name, []).append(read_BD.float().cpu())
+    if not features:
+        raise BadInput(f"'{data.spec.name}' has no sample in its split '{split}' that can be read")
     return _joined(features), _joined(known)
 
 

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from datamodules.contract import Task
 from datamodules.spec import DataSpec
+from datamodules.splits import stratified
 from errors import BadInput, nearest
 from models.encoder import ALL_LAYERS, Encoder
 from ranges import Count, Positive
@@ -30,8 +31,8 @@ NARROW = 2_000  # features of which second derivatives are quickly solved for
 class LinearProbe:
     """Readout (layer and pooling, where the encoder offers several) and L2 strength are chosen on the validation split.
 
-    Of a large training split an evenly spaced part is enough to choose the readout. The chosen pair is fitted again on both
-    splits together.
+    Of a large training split a part with the same shares of classes is enough to choose the readout. The chosen pair is fitted
+    again on both splits together.
 
     Attributes:
         strengths: inverse L2 strengths to try (scikit-learn's C, divided by the number of samples it is the penalty's
@@ -52,14 +53,15 @@ class LinearProbe:
         (train, train_labels), (test, labels) = read("train"), read("test")
         train_labels, val_labels, labels = train_labels.numpy(), val_labels.numpy(), labels.numpy()
         search = partial(self.search, val_labels=val_labels, spec=data.spec)
-        part = slice(None, None, -(-len(train_labels) // ENOUGH))
+        large = len(train_labels) > ENOUGH
+        part = stratified(train_labels, ENOUGH / len(train_labels), bench.seed) if large else slice(None)
         found = {
             name: search(train[name][part].numpy(), train_labels[part], val=val[name].numpy())
             for name in watched(candidates, "linear probe")
         }
         readout = max(found, key=lambda name: max(found[name].values()))  # of equals the encoder's own
         by_strength = found[readout]
-        if part.step > 1:
+        if large:
             by_strength = search(train[readout].numpy(), train_labels, val=val[readout].numpy())
         strength = max(by_strength, key=by_strength.__getitem__)  # of equals the stronger regularisation
         both = np.concatenate([train[readout].numpy(), val[readout].numpy()])

@@ -37,7 +37,12 @@ class TFIDF:
         train, val, test = ([" ".join(strings) for strings in data.splits[name].texts] for name in ("train", "val", "test"))
         train_labels, val_labels, labels = (data.splits[name].labels for name in ("train", "val", "test"))
         words = TfidfVectorizer(ngram_range=(1, self.longest_ngram))
-        train_features = words.fit_transform(train)
+        try:
+            train_features = words.fit_transform(train)
+        except ValueError as error:  # an empty vocabulary
+            raise BadInput(
+                f"transfer=tfidf finds no word of two or more letters in the training texts of '{data.spec.name}'"
+            ) from error
         found = {}
         for strength in sorted(self.strengths):
             model = fit(make_model(strength, self.max_iter, data.spec, train_features.shape[1]), train_features, train_labels)

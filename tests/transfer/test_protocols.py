@@ -1,6 +1,7 @@
 """Protocols: right against brute force, read the test split once, and leave the encoder bit for bit as it was."""
 
 import copy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from datamodules.image_folder import ImageFolder
+from datamodules.rows import Texts
 from datamodules.spec import DataSpec
 from datamodules.text_classification import TextClassification
 from errors import BadInput
@@ -20,6 +22,7 @@ from transfer.finetune import FineTune
 from transfer.knn import KNN, knn_predict, validation_probe
 from transfer.linear import LinearProbe, fit, make_model
 from transfer.protocol import Bench, check_task, scores
+from transfer.tfidf import TFIDF
 
 TRAINER = {
     "accelerator": "cpu",
@@ -222,6 +225,40 @@ def test_a_readout_is_chosen_among_single_layers_or_taken_by_name():
     assert LinearProbe(readout=ALL_LAYERS).candidates(offered) == [ALL_LAYERS]
     with pytest.raises(BadInput, match="no transfer.readout 'layer 9 mean'; did you mean layer 0 mean"):
         LinearProbe(readout="layer 9 mean").candidates(offered)
+
+
+def test_the_part_that_chooses_a_readout_has_all_classes(data, bench, vit, monkeypatch):
+    train = data.splits["train"]
+    in_turns = np.argsort(train.labels, kind="stable").reshape(3, -1).T.ravel()
+    data.splits["train"] = train.subset(in_turns)
+    assert data.splits["train"].labels[:6].tolist() == [0, 1, 2, 0, 1, 2]
+    monkeypatch.setattr("transfer.linear.ENOUGH", train.num // 3)
+    classes = []
+    search = LinearProbe.search
+
+    def watched(self, features, labels, **others):
+        classes.append(np.bincount(labels).tolist())
+        return search(self, features, labels, **others)
+
+    monkeypatch.setattr(LinearProbe, "search", watched)
+    assert LinearProbe(strengths=(1.0,), readout="pooled")(vit, data, bench)["accuracy"] > 1 / 3
+    assert classes == [[6, 6, 6], [18, 18, 18]]
+
+
+def test_a_split_in_which_nothing_can_be_read_is_named(tmp_path, pictures, bench, vit):
+    broken = shutil.copytree(pictures, tmp_path / "broken")
+    for path in (broken / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(BadInput, match=r"^'image_folder' has no sample in its split 'test' that can be read$"):
+        KNN(k=5)(vit, ImageFolder(str(broken), batch_size=4, image_size=32), bench)
+
+
+def test_texts_without_a_word_are_no_task_of_tfidf(bench):
+    texts = Texts([("a",), ("?",)], np.array([0, 1]))
+    splits = dict.fromkeys(("train", "val", "test"), texts)
+    data = SimpleNamespace(modality="text", spec=SimpleNamespace(name="letters"), splits=splits)
+    with pytest.raises(BadInput, match="no word of two or more letters in the training texts of 'letters'"):
+        TFIDF()(None, data, bench)
 
 
 def test_the_quick_probe_never_touches_the_test_split(data, vit):
