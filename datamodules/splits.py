@@ -60,16 +60,25 @@ def complete(splits: dict[str, Part], fraction: float, seed: int, name: str) -> 
 
 
 def carve(train: Part, fraction: float, seed: int, name: str) -> tuple[Part, Part]:
-    """(what stays, what is carved off): a random share, in the proportions of the classes."""
+    """(what stays, what is carved off): a random share, in the proportions of the classes.
+
+    At least one sample of each class stays, unless there is only one of each.
+    """
     if not 0 < fraction < 1:
         raise BadInput(f"datamodule.val_fraction must lie between 0 and 1, not {fraction}")
     if train.num < 3:
         raise BadInput(f"'{name}' has {train.num} training samples, too few to carve a validation and a test split from")
-    labels = np.zeros(train.num, int) if train.labels is None else train.labels
+    labels = train.labels
+    if labels is None or np.issubdtype(labels.dtype, np.floating):
+        labels = np.zeros(train.num, int)
     carved = stratified(labels, fraction, seed)
     stays = np.setdiff1d(np.arange(train.num), carved)
     if len(stays) == 0:  # one sample a class: then the classes cannot all be on both sides
         carved, stays = carved[: len(carved) // 2], carved[len(carved) // 2 :]
+    else:
+        classes, first = np.unique(labels[carved], return_index=True)
+        back = carved[first[~np.isin(classes, labels[stays])]]
+        stays, carved = np.union1d(stays, back), np.setdiff1d(carved, back)
     return train.subset(stays), train.subset(carved)
 
 

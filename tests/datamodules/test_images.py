@@ -9,6 +9,7 @@ from datamodules.files import open_picture
 from datamodules.image_folder import ImageFolder
 from datamodules.images import batches, carve, stratified
 from datamodules.samples import EvaluationView, Pictures, Samples, to_channels
+from datamodules.splits import complete
 from errors import BadInput
 from objectives.views import Crops
 
@@ -84,6 +85,26 @@ def test_stratified_shares_are_nested_and_keep_every_class():
     small, large = stratified(labels, 0.1, 0), stratified(labels, 0.5, 0)
     assert set(small) <= set(large)
     assert np.bincount(labels[small]).tolist() == [10, 1, 1]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.8])
+def test_rare_classes_keep_a_training_sample(fraction):
+    labels = np.repeat([0, 1, 2, 3], [50, 2, 1, 3])[np.random.default_rng(0).permutation(56)]
+    splits = complete({"train": Pictures(lambda i: i, 56, labels)}, fraction, 0, "rare")
+    assert sum(part.num for part in splits.values()) == 56
+    counts = {split: np.bincount(part.labels, minlength=4) for split, part in splits.items()}
+    assert (counts["train"] > 0).all()
+    assert sum(counts.values()).tolist() == [50, 2, 1, 3]
+    assert counts["test"][:2].tolist() == [round(fraction * 50), 1]
+
+
+@pytest.mark.parametrize("labels", [np.repeat([0, 1], [30, 20]), np.linspace(0, 5, 50, dtype=np.float32), np.arange(50), None])
+def test_of_ordinary_data_the_plain_share_is_carved(labels):
+    stays, carved = carve(Pictures(lambda i: i, 50, labels), 0.2, 3, "ordinary")
+    share = stratified(np.zeros(50, int) if labels is None else labels, 0.2, 3)
+    share = share[:25] if len(share) == 50 else share  # one sample a class
+    assert carved.load.indices.tolist() == share.tolist()
+    assert stays.load.indices.tolist() == np.setdiff1d(np.arange(50), share).tolist()
 
 
 def test_label_fraction_reduces_training_and_validation_labels_only(data):
