@@ -164,21 +164,22 @@ def _numbered(texts: Iterator[str], boundary: re.Pattern) -> Iterator[tuple[int,
 
 def _jsonl(source: Source, stream: BinaryIO, column: str, problems: Counter) -> Iterator[Document]:
     found = False
-    for line in stream:
+    for number, line in enumerate(stream):
         if not line.strip():
             continue
         try:
-            record = json.loads(decode(line, problems))
+            record = json.loads(decode(line, problems).removeprefix("" if number else "\ufeff"))
         except ValueError:
             problems[MALFORMED] += 1
             continue
         if not isinstance(record, dict):
             problems[MALFORMED] += 1
-        elif isinstance(record.get(column), str):
-            found = True
-            yield Document([record[column]])
-        elif not found:
+            continue
+        found |= column in record
+        if not found:
             raise _no_column(source, column, record)
+        if isinstance(record.get(column), str):
+            yield Document([record[column]])
         else:
             problems[WITHOUT_TEXT] += 1
 

@@ -124,6 +124,14 @@ def test_unusable_records_are_counted_and_left_out(tmp_path, caplog):
     assert caplog.text.count(MALFORMED) == 1
 
 
+def test_records_may_begin_with_a_mark_or_without_a_text(tmp_path):
+    problems = Counter()
+    (tmp_path / "a.jsonl").write_bytes('\ufeff{"text": "the whale"}\n{"text": "\ufeffa ship"}\n'.encode())
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": null}\n{"text": "the sea"}\n{"other": 1}\n')
+    assert read(tmp_path / "*.jsonl", problems=problems) == ["the whale", "\ufeffa ship", "the sea"]
+    assert problems == {WITHOUT_TEXT: 2}
+
+
 def test_a_change_of_the_files_is_noticed(tmp_path):
     path = written(tmp_path, "txt")
     before = opened(tmp_path, path, document="line")
