@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from PIL.Image import Image, Resampling
+from PIL.ExifTags import Base
+from PIL.Image import Image, Resampling, Transpose
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,6 +21,10 @@ from errors import BadInput
 log = logging.getLogger(__name__)
 
 PIXEL_BYTES = {"RGB": 4, "L": 1}  # in Pillow's memory
+TURNS = {  # orientation in EXIF -> what makes it upright
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
 # Bytes of decoded pictures in a reader; every worker is one. A split that fits is decoded once, not once an epoch.
 KEPT = 2**28
 
@@ -165,15 +170,35 @@ def pixels(pictures: list[Image]) -> Tensor:
 
 
 def to_channels(picture: Image, channels: int) -> Image:
-    """RGB or grey, from palettes, 16 bits, CMYK and transparency (laid on white)."""
-    if picture.mode in ("LA", "PA") or (picture.mode == "P" and "transparency" in picture.info):
+    """RGB or grey, upright, from palettes, 16 and 32 bits, CMYK and transparency (laid on white)."""
+    turn = _turn(picture) if picture.info.get("exif") else None  # Pillow turns TIFF itself
+    if turn is not None:
+        picture = picture.transpose(turn)
+    if picture.mode in ("LA", "PA") or (picture.mode in ("P", "L", "RGB", "1") and "transparency" in picture.info):
         picture = picture.convert("RGBA")
     if picture.mode == "RGBA":
         white = PIL.Image.new("RGB", picture.size, "white")
         white.paste(picture, mask=picture)
         picture = white
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        picture = PIL.Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
+    if picture.mode.startswith("I;16"):
+        picture = PIL.Image.fromarray((np.asarray(picture) / 257).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        picture = PIL.Image.fromarray(_of_8_bits(np.asarray(picture)))
     picture.load()
     mode = "RGB" if channels == 3 else "L"
     return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _turn(picture: Image) -> Transpose | None:
+    """How it becomes upright, by what the camera noted."""
+    try:
+        return TURNS.get(picture.getexif().get(Base.Orientation))
+    except Exception:  # Pillow's parsers raise nearly all there is; the picture itself may be whole
+        return None
+
+
+def _of_8_bits(grey: np.ndarray) -> np.ndarray:
+    """Of 32 bits, which do not say what white is: the first of 1, 255 and 65535 that holds all values."""
+    grey = np.nan_to_num(grey)
+    white = next((white for white in (1, 255) if grey.max(initial=0) <= white), 65535)
+    return np.rint(grey.clip(0, white) * (255 / white)).astype(np.uint8)

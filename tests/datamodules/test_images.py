@@ -1,7 +1,11 @@
 """Pictures as batches: splits, colours, corrupt files, and no trace of the number of workers."""
 
+import io
+
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 
@@ -78,6 +82,48 @@ def test_every_kind_of_picture_becomes_rgb_or_grey(mode):
 def test_transparency_is_laid_on_white():
     picture = PIL.Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     assert np.asarray(to_channels(picture, 3)).min() == 255
+
+
+def stored(picture: PIL.Image.Image, kind: str, **facts) -> PIL.Image.Image:
+    file = io.BytesIO()
+    picture.save(file, kind, **facts)
+    return open_picture(file)
+
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(("mode", "clear"), [("RGB", (0, 0, 0)), ("L", 0), ("1", 0), ("P", 0)])
+def test_a_transparent_colour_is_laid_on_white(mode, clear):
+    picture = PIL.Image.fromarray(np.where(RAMP < 128, 0, 255).astype(np.uint8)).convert(mode)
+    found = to_channels(stored(picture, "PNG", transparency=clear), 3)
+    assert np.asarray(found).min() == 255
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(np.int32, 1), (np.int32, 257), (np.float32, 1 / 255), (np.float32, 1), (np.float32, 257)]
+)
+def test_the_white_of_32_bits_is_found(dtype, scale):
+    picture = PIL.Image.fromarray((RAMP.astype(np.float64) * scale).astype(dtype))
+    assert np.array_equal(to_channels(stored(picture, "TIFF"), 1), RAMP)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_photographs_are_upright(kind, orientation):
+    picture = PIL.Image.fromarray(RAMP[:8].repeat(4, 0).repeat(4, 1))
+    exif = picture.getexif()
+    exif[PIL.ExifTags.Base.Orientation] = orientation
+    expected = PIL.ImageOps.exif_transpose(stored(picture, kind, exif=exif))
+    loaded = stored(picture, kind, exif=exif)
+    loaded.load()
+    for found in (stored(picture, kind, exif=exif), loaded):
+        assert np.array_equal(to_channels(found, 1), expected.convert("L"))
+
+
+def test_unreadable_notes_of_a_camera_cost_nothing():
+    picture = PIL.Image.fromarray(RAMP)
+    assert np.array_equal(to_channels(stored(picture, "PNG", exif=b"no exif at all"), 1), RAMP)
 
 
 def test_stratified_shares_are_nested_and_keep_every_class():
