@@ -28,7 +28,7 @@ IGNORED = "tar entries ignored (links, devices, unsafe or nameless files)"
 WITHOUT_IMAGE, WITHOUT_TEXT = "samples without an image skipped", "samples without a text skipped"
 EMPTY_TEXT, BROKEN_JSON = "samples with an empty text skipped", "samples with unreadable JSON skipped"
 CUT = "shards cut off or damaged: what follows is lost"
-BEHIND = "shards with data behind the end of their tar, which are not read"
+BEHIND = "shards that go on behind the end of their tar: what follows is not read"
 
 
 @dataclass(frozen=True)

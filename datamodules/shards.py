@@ -180,7 +180,7 @@ def _opened(patterns: Patterns, setting: str, fields: Fields, cache: str | None)
         if CUT in index.problems:
             log.warning("'%s' is cut off or damaged after %d usable samples", file.name, len(index.label))
         if BEHIND in index.problems:
-            log.warning("'%s' has data behind the end of its tar, which are not read; are it several tars in one?", file.name)
+            log.warning("'%s' goes on behind the end of its tar, perhaps with a second one, which is not read", file.name)
     if not any(numbers):
         raise BadInput(f"{setting}: no sample has {_wanted(fields)}; members: {_members(indices)}")
     names = tuple(dict.fromkeys(name for index in indices for name in index.label_names))
