@@ -24,9 +24,8 @@ def main(config: DictConfig) -> None:
     from plans.lock import sole_user
     from plans.plan import Plan
     from plans.running import Hands, do
-    from reports.result import read_result
     from reports.summary import console, summarise
-    from reports.table import collect
+    from reports.table import collect, comparable
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     name = HydraConfig.get().runtime.choices.plan
@@ -43,9 +42,9 @@ def main(config: DictConfig) -> None:
         jobs = jobs_of(plan, Shelf(plan.folder))
         with LiveBoard(console()) as board:
             work = do(jobs, Hands(plan.slots, plan.launcher, plan.words(plan.launcher), lock), board)
-        results = [read_result(job.folder / "result.json") for job in work.done if job.script == "finetune"]
+        results, left_out = comparable(job.folder / "result.json" for job in work.done if job.script == "finetune")
         failures = [f"{failure.job.label} failed: {failure}" for failure in work.failed]
-        summarise(plan.folder, results, Shelf(plan.folder).broken + failures)
+        summarise(plan.folder, results, list(dict.fromkeys((*Shelf(plan.folder).broken, *left_out, *failures))))
     if work.failed:
         raise RunStopped(f"{len(work.failed)} of {len(jobs)} jobs failed; the same command tries them again", exit_code=1)
 

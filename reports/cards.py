@@ -8,7 +8,7 @@ from typing import Any
 from reports.amounts import amount, percent
 from reports.events import Picture
 from reports.runs import Run, Transfer
-from reports.scores import column, score
+from reports.scores import column, score, task
 
 MOST_BYTES = 12_000_000  # of pictures on one page; what is beyond stays in TensorBoard
 UNSAID = ("names", "seed", "resume")  # the title of a card says them
@@ -77,7 +77,7 @@ def cost_line(run: Run) -> str:
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Cost, speed, losses, versions and commit, as far as they are recorded."""
-    record = run.record or run.transfers[0].result
+    record = run.record or run.test
     found = (
         [] if run.objective == "random" else [(name, amount(value)) for name, value in run.spent.items() if value is not None]
     )
@@ -131,7 +131,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             found.append(f"Runs of {objective} on {model} are averaged though they differ in {', '.join(keys)}.")
     packages: dict[str, set[str]] = {}
     for run in runs:
-        for name, version in (run.record or run.transfers[0].result).versions.items():
+        for name, version in (run.record or run.test).versions.items():
             packages.setdefault(name, set()).add(version)
     several = [f"{name} ({', '.join(sorted(versions))})" for name, versions in packages.items() if len(versions) > 1]
     return [*found, f"Runs were made with different versions of {', '.join(several)}."] if several else found
@@ -140,8 +140,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
 def _test(transfer: Transfer) -> tuple[str, str, str, str, bool]:
     result = transfer.result
     labels = result.transfer.get("num_labels")
-    name = f"{column(result)} on {result.transfer['data']}"
-    return name, amount(labels), percent(score(result)), transfer.command, transfer.exact
+    return f"{column(result)} on {task(result)}", amount(labels), percent(score(result)), transfer.command, transfer.exact
 
 
 def _value(value: Any) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from reports.result import Result
-from reports.scores import block, column, entrants, score
+from reports.scores import block, column, entrants, score, task
 from reports.statistics import bootstrap_interval
 
 
@@ -34,14 +34,14 @@ def _path(checkpoint: str) -> Path:
 
 def _task(result: Result) -> str:
     """The task, and whether it is what the run was continued on or what it had learned before."""
-    task, new, old = result.transfer["data"], result.data, result.transfer["continued_data"]
-    if new == old or task not in (new, old):
-        return task
-    return f"{task}, the {'new' if task == new else 'old'} data"
+    name, new, old = result.transfer["data"], result.data, result.transfer["continued_data"]
+    if new == old or name not in (new, old):
+        return task(result)
+    return f"{task(result)}, the {'new' if name == new else 'old'} data"
 
 
-def _line(entrant: str, protocol: str, task: str, changes: list[float]) -> str:
+def _line(entrant: str, protocol: str, data: str, changes: list[float]) -> str:
     """In points."""
     found = bootstrap_interval(changes)
     sure = f"95 % interval from {100 * found[0]:+.1f} to {100 * found[1]:+.1f}, {len(changes)} seeds" if found else "one seed"
-    return f"{entrant}, {protocol} on {task}: {100 * mean(changes):+.1f} points by going on ({sure})"
+    return f"{entrant}, {protocol} on {data}: {100 * mean(changes):+.1f} points by going on ({sure})"

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from reports.amounts import interval, percent
 from reports.result import Result
 from reports.rows import Measured, Row, baseline_first, rows_of
-from reports.scores import block, entrants
+from reports.scores import block, entrants, model, objective
 from reports.svg import LONGEST
 
 
@@ -25,7 +25,8 @@ class Figure:
 def looks_of(results: Sequence[Result]) -> dict[str, int]:
     """Entrant -> number of its colour, shape and dash; number 0, the grey one, is for random initialisation."""
     found = {
-        name: (baseline_first(result.objective), result.model) for name, result in zip(entrants(results), results, strict=True)
+        name: (baseline_first(objective(result)), model(result))
+        for name, result in zip(entrants(results), results, strict=True)
     }
     first = 0 if any(result.objective == "random" for result in results) else 1
     return {name: i for i, name in enumerate(sorted(found, key=found.__getitem__), start=first)}
@@ -33,7 +34,7 @@ def looks_of(results: Sequence[Result]) -> dict[str, int]:
 
 def named(results: Sequence[Result], rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
     """Each row of these results with its entrant."""
-    names = {(result.objective, result.model): name for name, result in zip(entrants(results), results, strict=True)}
+    names = {(objective(result), model(result)): name for name, result in zip(entrants(results), results, strict=True)}
     for row in rows:
         yield names[row.objective, row.model], row
 

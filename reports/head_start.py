@@ -14,10 +14,10 @@ from sklearn.isotonic import isotonic_regression
 
 from errors import BadInput
 from reports.result import Result
-from reports.scores import by_seed
+from reports.scores import by_seed, model, objective, protocol, task
 from reports.statistics import bootstrap_interval
 
-SCRATCH = ("random", "finetune")
+SCRATCH = ("random", "finetune")  # objective and protocol
 
 
 @dataclass(frozen=True)
@@ -129,19 +129,28 @@ def head_starts(results: Iterable[Result]) -> list[HeadStart]:
     for result in results:
         labels = result.transfer.get("num_labels")
         if labels and not _saw_the_labels(result):
-            there = cells.setdefault((result.model, result.transfer["data"]), {})
-            there.setdefault((result.objective, result.transfer["protocol"]), {}).setdefault(labels, []).append(result)
+            there = cells.setdefault((model(result), task(result)), {})
+            there.setdefault((objective(result), protocol(result)), {}).setdefault(labels, []).append(result)
     found = []
-    for (model, task), curves in sorted(cells.items()):
-        whole = {labels: runs for labels, runs in curves.get(SCRATCH, {}).items() if runs[0].transfer["label_fraction"] == 1}
-        if not whole:
-            continue
-        scratch_labels, runs = max(whole.items())
-        scratch = by_seed(runs)
-        for (objective, protocol), runs_of in sorted(curves.items()):
-            if objective != SCRATCH[0] and len(runs_of) > 1:
+    for place, curves in sorted(cells.items()):
+        scratches = _scratches(curves)
+        for name, runs_of in sorted(curves.items()):
+            # where scratch was fine-tuned in several ways, only fine-tuning in the same way can be compared with it
+            known = scratches.get(name[1]) or (next(iter(scratches.values())) if len(scratches) == 1 else None)
+            if known and name[0] != SCRATCH[0] and len(runs_of) > 1:
                 curve = Curve(tuple(sorted(runs_of)), tuple(by_seed(runs_of[labels]) for labels in sorted(runs_of)))
-                found.append(_head_start(objective, protocol, model, task, curve, scratch, scratch_labels))
+                found.append(_head_start(*name, *place, curve, by_seed(known[1]), known[0]))
+    return found
+
+
+def _scratches(curves: dict[tuple[str, str], dict[float, list[Result]]]) -> dict[str, tuple[float, list[Result]]]:
+    """Way of fine-tuning -> (labels, results) of scratch with all labels."""
+    found = {}
+    for (_, name), runs_of in curves.items():
+        whole = {labels: runs for labels, runs in runs_of.items() if runs[0].transfer["label_fraction"] == 1}
+        first = next(iter(runs_of.values()))[0]
+        if whole and (first.objective, first.transfer["protocol"]) == SCRATCH:
+            found[name] = max(whole.items())
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reports.result import Result
-from reports.scores import by_seed, column, cost_of
+from reports.scores import by_seed, column, mean_cost, model, objective, task
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ def fronts(results: Iterable[Result], cost: str = "flops") -> dict[tuple[str, st
     """
     rows: dict[tuple[str, str, str, str], list[Result]] = {}
     for result in results:
-        rows.setdefault((result.objective, result.model, result.transfer["data"], column(result)), []).append(result)
+        rows.setdefault((objective(result), model(result), task(result), column(result)), []).append(result)
     points: dict[tuple[str, str], list[Spent]] = {}
-    for (objective, model, task, name), found in rows.items():
-        known = [spent for spent in (cost_of(result, cost) for result in found) if spent is not None]
-        if known:
+    for key, found in rows.items():
+        spent = mean_cost(found, cost)
+        if spent is not None:
             mean = float(np.mean(list(by_seed(found).values())))
-            points.setdefault((task, name), []).append(Spent(objective, model, task, name, float(np.mean(known)), mean))
+            points.setdefault(key[2:], []).append(Spent(*key, spent, mean))
     return {key: [there[i] for i in pareto_front([(p.cost, p.score) for p in there])] for key, there in points.items()}

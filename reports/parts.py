@@ -16,7 +16,7 @@ from reports.ranks import rank_figure
 from reports.result import Result
 from reports.rows import Row, baseline_first, rows_of
 from reports.runs import Run, find_runs
-from reports.scores import entrants
+from reports.scores import entrants, model, objective, protocol, task
 from reports.statistics import Pair, compare_pairs
 from reports.svg import COLOURS, Chart
 from reports.verdict import families, head_start_line, pareto_lines, plan, summary, verdicts
@@ -94,10 +94,10 @@ class Report:
     def choices(self) -> dict[str, list[str]]:
         """What the table can be filtered by."""
         return {
-            "objective": sorted({result.objective for result in self.results}, key=baseline_first),
-            "model": sorted({result.model for result in self.results}),
-            "data": sorted({result.transfer["data"] for result in self.results}),
-            "protocol": sorted({result.transfer["protocol"] for result in self.results}),
+            "objective": sorted(set(map(objective, self.results)), key=baseline_first),
+            "model": sorted(set(map(model, self.results))),
+            "data": sorted(set(map(task, self.results))),
+            "protocol": sorted(set(map(protocol, self.results))),
         }
 
     def seeds(self, row: Row) -> list[tuple[int, str]]:
@@ -110,19 +110,20 @@ class Report:
 def _order(result: Result) -> tuple:
     transfer = result.transfer
     return (
-        baseline_first(result.objective), result.model, transfer["data"], transfer["protocol"], -transfer["label_fraction"],
+        baseline_first(objective(result)), model(result), task(result), protocol(result), -transfer["label_fraction"],
         result.seed, transfer["seed"], transfer["checkpoint"],
     )  # fmt: skip
 
 
 def _part(results: Sequence[Result], runs: Sequence[Run]) -> Part:
     looks = looks_of(results)
-    names = {(result.objective, result.model): name for name, result in zip(entrants(results), results, strict=True)}
-    behind = [run for run in runs if (run.objective, run.model) in names]
+    named = {(objective(result), model(result)): name for name, result in zip(entrants(results), results, strict=True)}
+    names = {run.anchor: named.get((objective(run.test), model(run.test))) for run in runs}
+    behind = [run for run in runs if names[run.anchor] is not None]
     legend = [(name, _key(look)) for name, look in looks.items()]
-    learned = {names[run.objective, run.model] for run in behind if run.events.scalars}
+    learned = {names[run.anchor] for run in behind if run.events.scalars}
     return Part(
-        name=", ".join(sorted({result.transfer["data"] for result in results})),
+        name=", ".join(sorted(set(map(task, results)))),
         legend=legend,
         learned=[(name, key) for name, key in legend if name in learned],
         verdicts=verdicts(results),
@@ -135,7 +136,7 @@ def _part(results: Sequence[Result], runs: Sequence[Run]) -> Part:
         ranks=rank_figure(results, looks),
         pairs=compare_pairs(results),
         costs=pareto_figures(results, looks),
-        learning=learning_figures([(names[run.objective, run.model], run) for run in behind], looks),
+        learning=learning_figures([(names[run.anchor], run) for run in behind], looks),
         runs=behind,
     )
 

@@ -46,8 +46,7 @@ def label_figures(results: Sequence[Result], looks: dict[str, int]) -> list[Figu
     curves: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for name, row in named(results, rows_of(results)):
         if row.labels:
-            protocol = row.results[0].transfer["protocol"]
-            curves.setdefault((row.task, row.model, protocol), {}).setdefault(name, []).append(row)
+            curves.setdefault((row.task, row.model, row.protocol), {}).setdefault(name, []).append(row)
     figures, starts = [], head_starts(results)
     several = len({model for _, model, _ in curves}) > 1
     for (task, model, protocol), found in sorted(curves.items()):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from reports.result import Result
-from reports.scores import by_seed, column, cost_of
+from reports.scores import by_seed, column, mean_cost, model, objective, protocol, task
 from reports.statistics import bootstrap_interval
 
 BASELINES = ("random", "supervised", "supervised_text")  # first rows of every table
@@ -62,12 +62,16 @@ class Row:
     cost: dict[str, float | None]
     results: tuple[Result, ...]
 
+    @property
+    def protocol(self) -> str:
+        return protocol(self.results[0])
+
 
 def rows_of(results: Iterable[Result]) -> list[Row]:
     """One row an objective, model, task and protocol with its share of labels; baselines first."""
     found: dict[tuple[str, str, str, str], list[Result]] = {}
     for result in results:
-        found.setdefault((result.objective, result.model, result.transfer["data"], column(result)), []).append(result)
+        found.setdefault((objective(result), model(result), task(result), column(result)), []).append(result)
     rows = []
     for key in sorted(found, key=lambda key: (baseline_first(key[0]), key[1], key[2], _few_labels_last(found[key][0]))):
         runs = found[key]
@@ -79,15 +83,10 @@ def rows_of(results: Iterable[Result]) -> list[Row]:
 
 
 def _few_labels_last(result: Result) -> tuple[str, float]:
-    return result.transfer["protocol"], -result.transfer["label_fraction"]
+    return protocol(result), -result.transfer["label_fraction"]
 
 
-def baseline_first(objective: str) -> tuple[int, str]:
-    """Sorts random, then supervised, then the others by name."""
-    return (BASELINES.index(objective) if objective in BASELINES else len(BASELINES)), objective
-
-
-def mean_cost(results: Iterable[Result], name: str) -> float | None:
-    """Mean over runs of what pre-training cost; None where no record says."""
-    known = [spent for spent in (cost_of(result, name) for result in results) if spent is not None]
-    return mean(known) if known else None
+def baseline_first(name: str) -> tuple[int, str]:
+    """Sorts random, then supervised, then the others by name, on whatever data."""
+    own = name.partition(" ")[0]
+    return (BASELINES.index(own) if own in BASELINES else len(BASELINES)), name

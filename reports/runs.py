@@ -1,6 +1,7 @@
 """The runs behind transfer results: where they lie, how they were configured, and what their event files hold."""
 
 import json
+import os
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from errors import BadInput
 from reports.events import Events, read_events
 from reports.result import Result, read_result
 from reports.rows import baseline_first
+from reports.scores import model, objective
 
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
 
@@ -59,11 +61,16 @@ class Run:
     transfers: list[Transfer] = field(default_factory=list)
 
     @property
+    def test(self) -> Result:
+        """The first of its tests, whose record also says what the run was."""
+        return self.transfers[0].result
+
+    @property
     def spent(self) -> dict[str, float]:
         """What pre-training cost, by its own record or by that of a transfer."""
         if self.record is not None:
             return self.record.budget_spent | {"seconds": self.record.seconds}
-        return self.transfers[0].result.budget_spent
+        return self.test.budget_spent
 
 
 def find_runs(results: Iterable[Result], folder: Path) -> list[Run]:
@@ -76,7 +83,8 @@ def find_runs(results: Iterable[Result], folder: Path) -> list[Run]:
     tests = _tests_below(configured)
     groups: dict[tuple, list[Result]] = {}
     for result in results:
-        key = baseline_first(result.objective), result.model, result.data, result.seed, str(run_path(result))
+        place = os.path.realpath(run_path(result))
+        key = baseline_first(objective(result)), model(result), result.data, result.seed, place
         groups.setdefault(key, []).append(result)
     runs = []
     for number, key in enumerate(sorted(groups), start=1):
@@ -155,7 +163,9 @@ def _tests_below(configured: Iterable[Path]) -> dict[str, Path]:
 
 
 def _same(result: Result) -> str:
-    return json.dumps(asdict(result), sort_keys=True)
+    record = asdict(result)
+    record["transfer"].pop("apart", None)
+    return json.dumps(record, sort_keys=True)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Scores by entrant, block and seed: what the statistics look at.
 
 An entrant is a row of the table: an objective, with its model's name where there are several models. A block is one test
-that all entrants can take: (task, protocol, label fraction). A seed is that of the pre-training run, because only another
-pre-training is an independent repetition: several protocol seeds, or several checkpoints, of one run are averaged into one
-score.
+that all entrants can take: (task, protocol, label fraction). What `reports.apart` adds to names is a part of them. A seed is
+that of the pre-training run, because only another pre-training is an independent repetition: several protocol seeds, or
+several checkpoints, of one run are averaged into one score.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from statistics import mean
 
@@ -20,16 +21,39 @@ def score(result: Result) -> float:
     return result.metrics[result.transfer.get("metric", "accuracy")]
 
 
+def objective(result: Result) -> str:
+    """ "mae", or "mae on emoji" beside one that was pre-trained on other data."""
+    return _named(result.objective, result, "objective")
+
+
+def model(result: Result) -> str:
+    """ "vit_t", or "vit_t depth=6" beside one of another depth."""
+    return _named(result.model, result, "model")
+
+
+def task(result: Result) -> str:
+    """ "emoji", or "emoji label=subcategory" beside one with other labels."""
+    return _named(result.transfer["data"], result, "data")
+
+
+def protocol(result: Result) -> str:
+    """ "knn", or "knn k=3" beside one with another k."""
+    return _named(result.transfer["protocol"], result, "protocol")
+
+
+def _named(name: str, result: Result, kind: str) -> str:
+    return " ".join([name, *filter(None, [result.transfer.get("apart", {}).get(kind)])])
+
+
 def block(result: Result) -> Block:
     """(task, protocol, label fraction)."""
-    transfer = result.transfer
-    return transfer["data"], transfer["protocol"], transfer["label_fraction"]
+    return task(result), protocol(result), result.transfer["label_fraction"]
 
 
 def column(result: Result) -> str:
     """The protocol with its share of labels, as tables name it: "linear @ 0.1"."""
     fraction = result.transfer["label_fraction"]
-    return result.transfer["protocol"] + (f" @ {fraction:g}" if fraction != 1 else "")
+    return protocol(result) + (f" @ {fraction:g}" if fraction != 1 else "")
 
 
 def by_seed(results: Iterable[Result]) -> dict[int, float]:
@@ -41,9 +65,14 @@ def by_seed(results: Iterable[Result]) -> dict[int, float]:
 
 
 def entrants(results: Sequence[Result]) -> list[str]:
-    """The entrant of each result: "mae", or "mae vit_t" where the results are of several models."""
-    several = len({result.model for result in results}) > 1
-    return [f"{result.objective} {result.model}" if several else result.objective for result in results]
+    """The entrant of each result: its objective, and where the results are of several models that, too: "mae vit_t"."""
+    several = len({model(result) for result in results}) > 1
+    return [f"{objective(result)} {model(result)}" if several else objective(result) for result in results]
+
+
+def entrant_names(results: Sequence[Result]) -> dict[tuple[str, str], str]:
+    """(objective, model) -> entrant."""
+    return {(objective(result), model(result)): name for result, name in zip(results, entrants(results), strict=True)}
 
 
 def scores_of(results: Sequence[Result]) -> Scores:
@@ -59,3 +88,13 @@ def cost_of(result: Result, name: str) -> float | None:
     if result.objective == "random":
         return 0.0
     return result.budget_spent.get(name)
+
+
+def mean_cost(results: Iterable[Result], name: str) -> float | None:
+    """Mean over runs of what pre-training cost, however often each was tested; None where no record says."""
+    spent: dict[tuple[str, int], list[float]] = {}
+    for result in results:
+        cost = cost_of(result, name)
+        if cost is not None:
+            spent.setdefault((os.path.realpath(result.transfer["checkpoint"]), result.seed), []).append(cost)
+    return mean(map(mean, spent.values())) if spent else None

@@ -1,29 +1,47 @@
 """Many results as one table: objectives by protocols, mean, spread and interval over seeds, and what it cost."""
 
+import json
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from errors import BadInput
+from reports.apart import KINDS, told_apart
 from reports.result import Result, read_result
-from reports.rows import Measured, baseline_first, mean_cost
-from reports.scores import column
+from reports.rows import Measured, baseline_first
+from reports.scores import column, mean_cost, model, objective, task
+
+UNSAID = ""
 
 
 def collect(folder: Path) -> tuple[list[Result], list[str]]:
-    """(transfer results below a folder, one line for each file that cannot be read).
-
-    Of two results of the same encoder, protocol, data, labels and seed the newer counts.
+    """(transfer results below a folder, one line for each file that cannot be compared).
 
     Raises:
         BadInput: there are no results.
     """
     if not folder.is_dir():
         raise BadInput(f"report='{folder}' is not a folder")
-    results: dict[tuple, Result] = {}
+    results, broken = comparable(folder.rglob("result.json"))
+    if not results:
+        found = f" ({'; '.join(broken)})" if broken else ""
+        raise BadInput(f"'{folder}' holds no transfer results{found}; make some: python finetune.py checkpoint=latest")
+    return results, broken
+
+
+def comparable(paths: Iterable[Path]) -> tuple[list[Result], list[str]]:
+    """(transfer results of these files, one line for each file that cannot be compared).
+
+    Of two results of the same encoder, protocol, data, labels and seed the newer counts; `reports.apart` names the others
+    apart.
+    """
+    results: dict[tuple, dict[str, Result]] = {}
     broken = []
-    for path in sorted(folder.rglob("result.json"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
         try:
             result = read_result(path)
         except BadInput as error:
@@ -34,14 +52,20 @@ def collect(folder: Path) -> tuple[list[Result], list[str]]:
             broken.append(f"'{path}' cannot be compared: it has no {' and no '.join(lacking)}")
         elif result.transfer is not None:
             transfer = result.transfer
-            results[
-                result.objective, result.model, transfer["checkpoint"], transfer["protocol"], transfer["data"],
-                transfer["label_fraction"], result.seed, transfer["seed"],
-            ] = result  # fmt: skip
-    if not results:
-        found = f" ({'; '.join(broken)})" if broken else ""
-        raise BadInput(f"'{folder}' holds no transfer results{found}; make some: python finetune.py checkpoint=latest")
-    return list(results.values()), broken
+            same = results.setdefault((
+                result.objective, result.model, os.path.realpath(transfer["checkpoint"]), transfer["protocol"],
+                transfer["data"], transfer["label_fraction"], result.seed, transfer["seed"],
+            ), {})  # fmt: skip
+            same.pop(UNSAID, None)  # of a version that did not record settings: replaced by whatever is newer
+            same[_settings(transfer)] = result
+    return told_apart([result for same in results.values() for result in same.values()]), broken
+
+
+def _settings(transfer: dict[str, Any]) -> str:
+    """What two tests of one name must have in common to be the same."""
+    if any(settings not in transfer for settings in KINDS.values()):
+        return UNSAID
+    return json.dumps([transfer[settings] for settings in KINDS.values()], sort_keys=True)
 
 
 def _lacking(result: Result) -> list[str]:
@@ -64,7 +88,7 @@ def accuracy_table(results: list[Result]) -> Table:
     columns = sorted({column(result) for result in results})
     rows: dict[tuple[str, str, str], dict[str, list[Result]]] = {}
     for result in results:
-        row = rows.setdefault((result.objective, result.model, result.transfer["data"]), {})
+        row = rows.setdefault((objective(result), model(result), task(result)), {})
         row.setdefault(column(result), []).append(result)
     table = Table(title="test accuracy, %", title_justify="left")
     for name in ("objective", "model", "data", *columns, "samples", "FLOPs", "seconds"):

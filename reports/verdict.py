@@ -9,7 +9,7 @@ from reports.head_start import HeadStart, head_starts
 from reports.pareto import fronts
 from reports.result import Result
 from reports.rows import SHARES
-from reports.scores import Block, block, column, entrants
+from reports.scores import Block, block, column, entrants, model, objective, task
 from reports.statistics import ALPHA, POWER, Ranked, compare_pairs, pooled_spread, rank, seeds_needed, shared_blocks
 
 MOST_LISTED = 6  # tests named in the summary
@@ -21,8 +21,8 @@ def verdicts(results: Sequence[Result]) -> list[str]:
     """One sentence for each task and protocol column with two entrants or more; then one over all that belong together."""
     parts: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        parts.setdefault((result.transfer["data"], column(result)), []).append(result)
-    lines = [f"{name} on {task}: {verdict(found)}" for (task, name), found in sorted(parts.items()) if _can_compare(found)]
+        parts.setdefault((task(result), column(result)), []).append(result)
+    lines = [f"{name} on {data}: {verdict(found)}" for (data, name), found in sorted(parts.items()) if _can_compare(found)]
     for found in families(results):
         shared = shared_blocks(found)
         if _can_compare(found) and len(shared) > 1:
@@ -35,7 +35,7 @@ def families(results: Sequence[Result]) -> list[list[Result]]:
     """The results, parted such that no two parts share a task, or an objective on the same model; the largest first."""
     families: list[tuple[set, list[Result]]] = []
     for result in results:
-        keys, found = {(result.objective, result.model), result.transfer["data"]}, [result]
+        keys, found = {(objective(result), model(result)), task(result)}, [result]
         for family in [family for family in families if family[0] & keys]:
             families.remove(family)
             keys, found = keys | family[0], family[1] + found
@@ -45,7 +45,7 @@ def families(results: Sequence[Result]) -> list[list[Result]]:
 
 def _list_of(blocks: set[Block]) -> str:
     return ", ".join(
-        f"{protocol}{f' @ {fraction:g}' if fraction != 1 else ''} on {task}" for task, protocol, fraction in sorted(blocks)
+        f"{protocol}{f' @ {fraction:g}' if fraction != 1 else ''} on {data}" for data, protocol, fraction in sorted(blocks)
     )
 
 
@@ -137,7 +137,7 @@ def summary(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 def _summary(results: Sequence[Result]) -> tuple[str, str]:
     names, shared = sorted(set(entrants(results))), shared_blocks(results)
-    tasks = ", ".join(sorted({result.transfer["data"] for result in results}))
+    tasks = ", ".join(sorted(set(map(task, results))))
     if len(names) < 2:
         return f"Only {names[0]} was tested on {tasks}: there is nothing to compare it with.", ""
     if not shared:
@@ -172,12 +172,12 @@ def pareto_lines(results: Sequence[Result]) -> list[str]:
 
 
 def _pareto_lines(results: Sequence[Result]) -> list[str]:
-    names = {(result.objective, result.model): name for name, result in zip(entrants(results), results, strict=True)}
-    rows = {(result.transfer["data"], column(result), result.objective, result.model) for result in results}
+    names = {(objective(result), model(result)): name for name, result in zip(entrants(results), results, strict=True)}
+    rows = {(task(result), column(result), objective(result), model(result)) for result in results}
     lines: dict[tuple[str, str], list[str]] = {}
     for cost, unit in (("flops", "FLOPs"), ("seconds", "seconds")):
         for key, front in sorted(fronts(results, cost).items()):
             steps = [f"{names[p.objective, p.model]} {100 * p.score:.1f} % at {amount(p.cost)}" for p in front]
             if sum(row[:2] == key for row in rows) > 1:
                 lines.setdefault(key, []).append(f"by {unit} {', '.join(steps)}")
-    return [f"Pareto front, {name} on {task}: {'; '.join(found)}" for (task, name), found in sorted(lines.items())]
+    return [f"Pareto front, {name} on {data}: {'; '.join(found)}" for (data, name), found in sorted(lines.items())]

@@ -108,6 +108,8 @@ def test_transfer_of_a_run_of_a_checkpoint_file_and_of_nothing_then_the_table(sw
     for record in records:
         assert {"accuracy", "macro_f1"} <= set(record["metrics"])
         assert record["transfer"]["num_labels"] > 0
+        assert record["transfer"]["data_settings"]["root"] == str(pictures.resolve())
+        assert record["transfer"]["model_settings"]["depth"] == 1
         assert record["seconds"] > 0
     same = {
         (record["transfer"]["protocol"], record["metrics"]["accuracy"])

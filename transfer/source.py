@@ -1,5 +1,6 @@
 """Where the encoder that is judged comes from, and the record of what it was worth."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ IN_CHECKPOINT = {  # where an objective's state holds what it exports
     "text_encoder": "objective.text_encoder.net.",
     "pair": "objective.head.",
 }
+WHICH = (
+    "root", "files", "val_files", "test_files", "shards", "val_shards", "test_shards", "task", "text", "text_pair", "label",
+    "caption", "classes", "templates", "val_fraction", "test_fraction", "split_seed", "skin_tones",
+)  # fmt: skip
+"""Settings of data that say which samples and labels there are; the others say how an encoder reads them."""
 RANDOM = "random"  # the name of the baseline in results and tables
 
 
@@ -144,6 +150,17 @@ class Source:
             continued=start.record,
         )
 
+    def data_settings(
+        self, given: dict[str, Any] | None, choice: str | None, protocol: TransferProtocol
+    ) -> tuple[dict[str, Any], str]:
+        """(settings, name) of the data to be judged on: as given, else the run's own, else embedded ones."""
+        if given is not None:
+            return given, choice
+        if self.config:
+            return self.config["datamodule"], self.config["names"]["datamodule"]
+        name = "emoji_captions" if takes_pair(protocol) else "emoji"
+        return read_choice("datamodule", name), name
+
     def open_data(self, given: dict[str, Any] | None, protocol: TransferProtocol) -> Data:
         """The data to be judged on: as given, else the run's own; shaped as the model takes them.
 
@@ -152,9 +169,7 @@ class Source:
         Raises:
             BadInput: of another modality than the model.
         """
-        if given is None and not self.config:
-            given = read_choice("datamodule", "emoji_captions" if takes_pair(protocol) else "emoji")
-        settings = dict(given if given is not None else self.config["datamodule"])
+        settings, _ = self.data_settings(given, None, protocol)
         encoded = self.encoder.modality if self.encoder is not None else class_at(self.model_settings["_target_"]).modality
         readable = READABLE["image_text" if takes_pair(protocol) else encoded]
         found = class_at(settings["_target_"]).modality
@@ -166,6 +181,13 @@ class Source:
         learned = self.pair or self.encoder
         data = build(settings) if learned is None else open_for(learned, settings)
         return data.caption_task or data if (encoded, found) == ("text", "image_text") else data
+
+    def recorded_model(self, protocol: TransferProtocol) -> dict[str, Any]:
+        """The settings of the model; of a fresh pair with the text model beside it."""
+        settings = self.model_settings or self.config["model"]
+        kept = {key: value for key, value in settings.items() if not key.startswith("_") and key != "init"}
+        fresh_pair = self.objective == RANDOM and takes_pair(protocol)
+        return kept | ({"text_model": self.text_model} if fresh_pair else {})
 
     def model_for(self, protocol: TransferProtocol, opened: DataSpec, judged: DataSpec) -> Encoder | Pair:
         """What the protocol takes: loaded, or for "none" with fresh weights.
@@ -188,6 +210,19 @@ class Source:
             )
         settings = read_choice("objective", "clip") | {"text_model": self.text_model}
         return build(settings, encoder=build(self.model_settings, spec=opened), spec=opened).pair
+
+
+def which_data(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """Of a data module's settings those that decide which samples are judged on.
+
+    A `root` that need not be given is only the place of a collection that has a name; another one says which data there are,
+    wherever the command was started.
+    """
+    usual = read_choice("datamodule", name)
+    kept = {key: settings[key] for key in WHICH if key in settings}
+    if usual.get("root") != "???":
+        kept.pop("root", None)
+    return kept | ({"root": os.path.realpath(kept["root"])} if kept.get("root") else {})
 
 
 def newest_run(outputs: Path) -> Path:
@@ -237,6 +272,8 @@ def finish(
             "protocol": name,
             "settings": {key: value for key, value in settings["transfer"].items() if not key.startswith("_")},
             "data": data.spec.name,
+            "data_settings": which_data(*source.data_settings(settings.get("datamodule"), choices.get("datamodule"), protocol)),
+            "model_settings": source.recorded_model(protocol),
             "label_fraction": settings["label_fraction"],
             "metric": metric,
             "num_labels": num_labels,

@@ -1,0 +1,76 @@
+"""Names that tell apart what is different: two tests, models or pre-trainings of one name never share a cell of the table.
+
+Records name a test by its data set and protocol, and an encoder by its objective and model. Where results of one comparison
+share such a name and not what is behind it (two folders of pictures, two numbers of neighbours, two depths), the difference
+is added to the name. What a record of an earlier version does not say tells nothing apart.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reports.result import Result
+
+KINDS = {"data": "data_settings", "protocol": "settings", "model": "model_settings"}  # of a test -> what tells it apart
+LONGEST = 32  # characters of a setting in a name
+
+
+def told_apart(results: Sequence[Result]) -> list[Result]:
+    """The results, each with `transfer["apart"]`: kind of name -> what is added to it; see `reports.scores`."""
+    found: list[dict[str, str]] = [{} for _ in results]
+    for kind, settings in KINDS.items():
+        named: dict[str, list[int]] = {}
+        for i, result in enumerate(results):
+            named.setdefault(result.model if kind == "model" else result.transfer[kind], []).append(i)
+        for members in named.values():
+            words = _differences([results[i].transfer.get(settings) or {} for i in members])
+            for i, word in zip(members, words, strict=True):
+                found[i] |= {kind: word} if word else {}
+    tests: dict[tuple, set[str]] = {}
+    for result, words in zip(results, found, strict=True):
+        tests.setdefault(_met(result, words), set()).add(result.data)
+    several = {key[:3] for key, data in tests.items() if len(data) > 1}
+    for result, words in zip(results, found, strict=True):
+        if result.objective != "random" and _met(result, words)[:3] in several:
+            words["objective"] = f"on {result.data}"
+    return [
+        replace(result, transfer=result.transfer | {"apart": words}) if words else result
+        for result, words in zip(results, found, strict=True)
+    ]
+
+
+def _met(result: Result, words: dict[str, str]) -> tuple:
+    """What results have in common whose data of pre-training must be told apart: the encoder's name, and the test."""
+    transfer = result.transfer
+    test = transfer["data"], words.get("data"), transfer["protocol"], words.get("protocol"), transfer["label_fraction"]
+    return result.objective, result.model, words.get("model"), *test
+
+
+def _differences(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """For each "k=3, temperature=0.1": its own of the settings in which not all of those agree that have them."""
+    keys = sorted({key for own in settings for key in own})
+    names = {key: _names([own[key] for own in settings if key in own]) for key in keys}
+    differ = [key for key in keys if len(names[key]) > 1]
+    return [", ".join(f"{key}={names[key][_text(own[key])]}" for key in differ if key in own) for own in settings]
+
+
+def _names(values: Iterable[Any]) -> dict[str, str]:
+    """Value -> its short name: of paths the last part, and of what is long the beginning, as long as that tells them apart."""
+    whole = {_text(value): value for value in values}
+    for name in (_last_part, _text):
+        short = {text: name(value) for text, value in whole.items()}
+        cut = {text: word if len(word) <= LONGEST else f"{word[:LONGEST]}…" for text, word in short.items()}
+        for candidates in (cut, short):
+            if len(set(candidates.values())) == len(candidates):
+                return candidates
+    return short
+
+
+def _last_part(value: Any) -> str:
+    return Path(value).name if isinstance(value, str) and value else _text(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
