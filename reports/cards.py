@@ -8,7 +8,7 @@ from typing import Any
 from reports.amounts import amount, percent
 from reports.events import Picture
 from reports.runs import Run, Transfer
-from reports.scores import column, score, task
+from reports.scores import block, column, protocol, score, task
 
 MOST_BYTES = 12_000_000  # of pictures on one page; what is beyond stays in TensorBoard
 UNSAID = ("names", "seed", "resume")  # the title of a card says them
@@ -117,24 +117,74 @@ def differences(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[t
     return found
 
 
-def warnings(runs: Sequence[Run]) -> list[str]:
-    """What makes a comparison unequal without showing in a table: runs that are averaged and differ, and package versions."""
-    found, groups = [], {}
-    for run in runs:
-        groups.setdefault((run.objective, run.model), []).append(run)
-    for (objective, model), group in groups.items():
-        settings = [
-            flat({key: value for key, value in run.config.items() if key not in UNEQUAL}) for run in group if run.config
-        ]
-        keys = sorted({key for own in settings for key in own if any(other.get(key) != own[key] for other in settings)})
-        if keys:
-            found.append(f"Runs of {objective} on {model} are averaged though they differ in {', '.join(keys)}.")
+def warnings(runs: Sequence[Run], names: dict[str, str]) -> list[str]:
+    """What makes a comparison unequal without showing in a table.
+
+    That is: runs that are averaged and differ, entrants with different budgets, test splits of different sizes, and package
+    versions.
+
+    Args:
+        names: anchor of a run -> its entrant.
+    """
+    found = [*_averaged(runs, names), *_budgets(runs, names), *_test_samples(runs)]
     packages: dict[str, set[str]] = {}
     for run in runs:
         for name, version in (run.record or run.test).versions.items():
             packages.setdefault(name, set()).add(version)
     several = [f"{name} ({', '.join(sorted(versions))})" for name, versions in packages.items() if len(versions) > 1]
     return [*found, f"Runs were made with different versions of {', '.join(several)}."] if several else found
+
+
+def _averaged(runs: Sequence[Run], names: dict[str, str]) -> list[str]:
+    found, groups = [], {}
+    for run in runs:
+        for data in {task(test.result) for test in run.transfers}:
+            groups.setdefault((names[run.anchor], data), []).append(run)
+    for (name, _), group in sorted(groups.items()):
+        settings = [
+            flat({key: value for key, value in run.config.items() if key not in UNEQUAL}) for run in group if run.config
+        ]
+        keys = sorted({key for own in settings for key in own if any(other.get(key) != own[key] for other in settings)})
+        if keys:
+            found.append(f"Runs of {name} are averaged though they differ in {', '.join(keys)}.")
+    return list(dict.fromkeys(found))
+
+
+def _budgets(runs: Sequence[Run], names: dict[str, str]) -> list[str]:
+    """Entrants that took the same test after pre-training for different budgets."""
+    found, met = [], {}
+    for run in runs:
+        asked = _budget(run)
+        if asked is not None:
+            for test in run.transfers:
+                met.setdefault(block(test.result), {}).setdefault(names[run.anchor], set()).add(asked)
+    for entrants in met.values():
+        if len(set(map(frozenset, entrants.values()))) > 1:
+            listed = ", ".join(f"{name} {' and '.join(sorted(budgets))}" for name, budgets in sorted(entrants.items()))
+            found.append(f"Entrants had different budgets: {listed}.")
+    return sorted(set(found))
+
+
+def _budget(run: Run) -> str | None:
+    """ "2e+13 flops", as it was asked for; None where nothing says so, or there was no pre-training."""
+    asked = run.record.budget_asked if run.record is not None else {}
+    if {"unit", "amount"} <= asked.keys():
+        return f"{asked['amount']:g} {asked['unit']}"
+    budget = run.config.get("budget")
+    known = budget.items() if isinstance(budget, dict) else ()
+    return ", ".join(f"{most:g} {unit}" for unit, most in known if isinstance(most, int | float)) or None
+
+
+def _test_samples(runs: Sequence[Run]) -> list[str]:
+    sizes: dict[str, set[int]] = {}
+    for result in (test.result for run in runs for test in run.transfers):
+        if result.transfer.get("num_test") is not None:
+            sizes.setdefault(f"{protocol(result)} on {task(result)}", set()).add(result.transfer["num_test"])
+    return [
+        f"{test} was tested on {' and '.join(f'{num:,}' for num in sorted(found))} samples."
+        for test, found in sorted(sizes.items())
+        if len(found) > 1
+    ]
 
 
 def _test(transfer: Transfer) -> tuple[str, str, str, str, bool]:

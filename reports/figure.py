@@ -8,7 +8,7 @@ from markupsafe import Markup
 from reports.amounts import interval, percent
 from reports.result import Result
 from reports.rows import Measured, Row, baseline_first, rows_of
-from reports.scores import block, entrants, model, objective
+from reports.scores import block, entrant_names
 from reports.svg import LONGEST
 
 
@@ -24,17 +24,14 @@ class Figure:
 
 def looks_of(results: Sequence[Result]) -> dict[str, int]:
     """Entrant -> number of its colour, shape and dash; number 0, the grey one, is for random initialisation."""
-    found = {
-        name: (baseline_first(objective(result)), model(result))
-        for name, result in zip(entrants(results), results, strict=True)
-    }
+    found = {name: (baseline_first(objective), model) for (objective, model), name in entrant_names(results).items()}
     first = 0 if any(result.objective == "random" for result in results) else 1
     return {name: i for i, name in enumerate(sorted(found, key=found.__getitem__), start=first)}
 
 
 def named(results: Sequence[Result], rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
     """Each row of these results with its entrant."""
-    names = {(objective(result), model(result)): name for name, result in zip(entrants(results), results, strict=True)}
+    names = entrant_names(results)
     for row in rows:
         yield names[row.objective, row.model], row
 

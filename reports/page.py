@@ -16,18 +16,15 @@ from reports.amounts import amount, interval, percent
 from reports.frame import frame_of, write_frame
 from reports.markdown import markdown
 from reports.parts import Report
-from reports.result import Result
 
 HOME = Path(__file__).parent
 
 
-def write_report(folder: Path, results: list[Result], broken: list[str]) -> Path:
+def write_report(folder: Path, report: Report) -> Path:
     """Write report.html, report.md, results.csv and results.parquet into `folder`; the same results give the same files.
 
     Args:
-        folder: exists or is made; runs that have moved are looked for below it.
-        results: transfer results, one at least.
-        broken: one line a result file that could not be read.
+        folder: exists or is made.
 
     Returns:
         The path of report.html.
@@ -35,7 +32,6 @@ def write_report(folder: Path, results: list[Result], broken: list[str]) -> Path
     Raises:
         BadInput: the folder cannot be written.
     """
-    report = Report.of(results, broken, folder)
     html = folder / "report.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from reports.ranks import rank_figure
 from reports.result import Result
 from reports.rows import Row, baseline_first, rows_of
 from reports.runs import Run, find_runs
-from reports.scores import entrants, model, objective, protocol, task
+from reports.scores import entrant_names, model, objective, protocol, task
 from reports.statistics import Pair, compare_pairs
 from reports.svg import COLOURS, Chart
 from reports.verdict import families, head_start_line, pareto_lines, plan, summary, verdicts
@@ -34,6 +34,7 @@ class Part:
         scores, labels, costs, learning: figures.
         ranks: the critical-difference diagram, where two entrants met.
         pairs: every pair that met.
+        warnings: what makes the comparison unequal.
         runs: behind the results.
     """
 
@@ -51,6 +52,7 @@ class Part:
     pairs: list[Pair]
     costs: list[Figure]
     learning: list[Figure]
+    warnings: list[str]
     runs: list[Run]
 
 
@@ -78,12 +80,18 @@ class Report:
 
     @classmethod
     def of(cls, results: Sequence[Result], broken: list[str], folder: Path) -> "Report":
-        """The same results in any order give the same report; runs that have moved are looked for below `folder`."""
+        """The same results in any order give the same report.
+
+        Args:
+            results: transfer results, one at least.
+            broken: one line a result file that could not be read.
+            folder: below which runs that have moved are looked for.
+        """
         results = sorted(results, key=_order)
         runs = find_runs(results, folder)
         parts = [_part(sorted(found, key=_order), runs) for found in families(results)]
         cards = cards_of([part.runs for part in parts])
-        unequal = [line for part in parts for line in warnings(part.runs)]
+        unequal = [line for part in parts for line in part.warnings]
         return cls(results, summary(results), unequal, rows_of(results), parts, cards, broken)
 
     @property
@@ -117,7 +125,7 @@ def _order(result: Result) -> tuple:
 
 def _part(results: Sequence[Result], runs: Sequence[Run]) -> Part:
     looks = looks_of(results)
-    named = {(objective(result), model(result)): name for name, result in zip(entrants(results), results, strict=True)}
+    named = entrant_names(results)
     names = {run.anchor: named.get((objective(run.test), model(run.test))) for run in runs}
     behind = [run for run in runs if names[run.anchor] is not None]
     legend = [(name, _key(look)) for name, look in looks.items()]
@@ -136,6 +144,7 @@ def _part(results: Sequence[Result], runs: Sequence[Run]) -> Part:
         ranks=rank_figure(results, looks),
         pairs=compare_pairs(results),
         costs=pareto_figures(results, looks),
+        warnings=warnings(behind, names),
         learning=learning_figures([(names[run.anchor], run) for run in behind], looks),
         runs=behind,
     )

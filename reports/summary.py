@@ -36,8 +36,12 @@ def summarise(folder: Path, results: Sequence[Result], left_out: Sequence[str]) 
         shown.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     if results:
         from reports.page import write_report  # draws plots, which takes seconds to import
+        from reports.parts import Report
 
-        page = write_report(folder, results, left_out)
+        report = Report.of(results, left_out, folder)
+        for line in report.warnings:
+            shown.print(f"warning:  {line}", markup=False, highlight=False, soft_wrap=True)
+        page = write_report(folder, report)
         shown.print(f"report:   {page}", highlight=False, soft_wrap=True)
         shown.print(f"open:     python -m webbrowser {page}", highlight=False, soft_wrap=True)
     shown.print(f"look:     tensorboard --logdir {folder}", highlight=False, soft_wrap=True)

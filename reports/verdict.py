@@ -9,7 +9,7 @@ from reports.head_start import HeadStart, head_starts
 from reports.pareto import fronts
 from reports.result import Result
 from reports.rows import SHARES
-from reports.scores import Block, block, column, entrants, model, objective, task
+from reports.scores import Block, block, column, entrant_names, entrants, model, objective, task
 from reports.statistics import ALPHA, POWER, Ranked, compare_pairs, pooled_spread, rank, seeds_needed, shared_blocks
 
 MOST_LISTED = 6  # tests named in the summary
@@ -172,7 +172,7 @@ def pareto_lines(results: Sequence[Result]) -> list[str]:
 
 
 def _pareto_lines(results: Sequence[Result]) -> list[str]:
-    names = {(objective(result), model(result)): name for name, result in zip(entrants(results), results, strict=True)}
+    names = entrant_names(results)
     rows = {(task(result), column(result), objective(result), model(result)) for result in results}
     lines: dict[tuple[str, str], list[str]] = {}
     for cost, unit in (("flops", "FLOPs"), ("seconds", "seconds")):

@@ -29,7 +29,7 @@ def recorded(result: Result, **more) -> Result:
     [
         ("data_settings", ({"root": "/a/red"}, {"root": "/b/blue"}), task, ["emoji root=red", "emoji root=blue"]),
         ("data_settings", ({"root": "/a/red"}, {"root": "/b/red"}), task, ["emoji root=/a/red", "emoji root=/b/red"]),
-        ("data_settings", ({"label": "category"}, {"label": "subcategory"}), task, ["emoji label=category", "emoji label=subcategory"]),
+        ("data_settings", ({"label": "one"}, {"label": "two"}), task, ["emoji label=one", "emoji label=two"]),
         ("data_settings", ({"label": "category", "templates": ["{}"]}, {"label": "category"}), task, ["emoji", "emoji"]),
         ("settings", ({"k": 20, "temperature": 0.07}, {"k": 3, "temperature": 0.07}), protocol, ["knn k=20", "knn k=3"]),
         ("settings", ({"k": 20}, {}), protocol, ["knn", "knn"]),

@@ -17,6 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from reports.page import write_report
+from reports.parts import Report
 from reports.table import collect
 
 FLAGS = (
@@ -48,7 +49,7 @@ def report(tmp_path_factory):
     make_runs(folder)
     results, _ = collect(folder)
     results += [record("<script>window.hacked=1</script>", seed, 0.5 + seed / 100) for seed in range(3)]
-    return write_report(folder, results, ["'<img src=x onerror=window.hacked=1>' is not a result record"])
+    return write_report(folder, Report.of(results, ["'<img src=x onerror=window.hacked=1>' is not a result record"], folder))
 
 
 @pytest.fixture

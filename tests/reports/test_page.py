@@ -14,6 +14,7 @@ from records import drawn, record
 
 from errors import BadInput
 from reports.page import write_report
+from reports.parts import Report
 from reports.table import collect
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
@@ -57,7 +58,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     make_runs(folder)
     results, broken = collect(folder)
-    write_report(folder, results, [*broken, f"'{ATTACK}' cannot be read"])
+    write_report(folder, Report.of(results, [*broken, f"'{ATTACK}' cannot be read"], folder))
     return folder
 
 
@@ -125,7 +126,7 @@ def test_nothing_of_a_record_is_markup(tmp_path, html):
         for seed in range(2)
         for f, labels in ((0.1, 10), (1.0, 100))
     ] + [record("random", seed, 0.4, task=ATTACK, model=ATTACK, protocol="finetune") for seed in range(2)]
-    page = write_report(tmp_path, results, []).read_text()
+    page = write_report(tmp_path, Report.of(results, [], tmp_path)).read_text()
     assert "<script>alert" not in page
     Outline(page)
     text = (tmp_path / "report.md").read_text()
@@ -137,7 +138,9 @@ def test_nothing_of_a_record_is_markup(tmp_path, html):
 
 
 def test_one_seed_has_no_winner_and_says_when_it_could(tmp_path):
-    page = Outline(write_report(tmp_path, [record("mae", 0, 0.9), record("random", 0, 0.1)], []).read_text()).text
+    page = Outline(
+        write_report(tmp_path, Report.of([record("mae", 0, 0.9), record("random", 0, 0.1)], [], tmp_path)).read_text()
+    ).text
     assert "no difference can be told; one seed shows no spread" in page
     assert "estimated from 3 shared seeds on" in page
     assert "ahead" not in page
@@ -148,7 +151,7 @@ def test_one_seed_has_no_winner_and_says_when_it_could(tmp_path):
 @pytest.mark.parametrize(("num_seeds", "planned"), [(2, False), (3, True)])
 def test_the_plan_needs_three_shared_seeds(tmp_path, num_seeds, planned):
     results = drawn(np.random.default_rng(0), {"mae": 0.5, "simclr": 0.5}, num_seeds)
-    text = Outline(write_report(tmp_path, results, []).read_text()).text
+    text = Outline(write_report(tmp_path, Report.of(results, [], tmp_path)).read_text()).text
     assert ("with a chance of 80 % takes" in text) == planned
     assert ("(at the measured spread 3 points take" in text) == planned
     assert ("estimated from 3 shared seeds on" in text) != planned
@@ -157,7 +160,7 @@ def test_the_plan_needs_three_shared_seeds(tmp_path, num_seeds, planned):
 def test_parts_that_never_met_are_told_apart(tmp_path):
     rng = np.random.default_rng(0)
     results = [*drawn(rng, {"mae": 0.7, "random": 0.3}, 3), record("mlm", 0, 0.5, model="bert_mini", task="kjv")]
-    outline = Outline(write_report(tmp_path, results, []).read_text())
+    outline = Outline(write_report(tmp_path, Report.of(results, [], tmp_path)).read_text())
     assert "Only mlm was tested on kjv: there is nothing to compare it with." in outline.text
     assert "knn on task0: mae is ahead of random" in outline.text
     assert {"part-1", "part-2"} <= set(outline.ids)
@@ -167,7 +170,7 @@ def test_the_same_results_in_any_order_give_the_same_files(made, tmp_path):
     results, broken = collect(made)
     files = [made / name for name in ("report.html", "report.md", "results.csv")]
     first = [path.read_bytes() for path in files]
-    write_report(made, results[::-1], [*broken, f"'{ATTACK}' cannot be read"])
+    write_report(made, Report.of(results[::-1], [*broken, f"'{ATTACK}' cannot be read"], made))
     assert [path.read_bytes() for path in files] == first
 
 
@@ -193,7 +196,7 @@ def test_mixed_columns_become_text(tmp_path):
     results = [record("mae", 0, 0.5), record("mae", 1, 0.6)]
     results[0].metrics["readout"], results[1].metrics["readout"] = "mean of layer 3", 4.0
     results[0].settings["list"] = [1, 2]
-    write_report(tmp_path, results, [])
+    write_report(tmp_path, Report.of(results, [], tmp_path))
     frame = pd.read_parquet(tmp_path / "results.parquet")
     assert list(frame["metrics.readout"]) == ["mean of layer 3", "4.0"]
     assert frame["settings.list"][0] == "[1, 2]"
@@ -220,7 +223,7 @@ def test_runs_that_moved_are_found_and_those_that_are_gone_are_said_to_be(made, 
     shutil.rmtree(moved / "copy" / "simclr_0")
     (moved / "copy" / "supervised_0" / "config.yaml").write_text("{[")
     results, broken = collect(moved)
-    text = Outline(write_report(moved, results, broken).read_text()).text
+    text = Outline(write_report(moved, Report.of(results, broken, moved)).read_text()).text
     assert "python train.py objective=mae model=vit_t datamodule=emoji seed=1" in text
     assert text.count("its other settings are not known") == 3
     assert text.count("views, step 40") == 6
@@ -234,21 +237,53 @@ def test_unequal_runs_that_are_averaged_are_warned_of(tmp_path):
     results = [record("mae", seed, 0.5) for seed in range(3)]
     for result, seed in zip(results, range(3), strict=True):
         result.transfer["checkpoint"] = str(tmp_path / f"mae{seed}")
-    text = Outline(write_report(tmp_path, results, []).read_text()).text
-    assert "Runs of mae on vit_t are averaged though they differ in budget.steps." in text
+    text = Outline(write_report(tmp_path, Report.of(results, [], tmp_path)).read_text()).text
+    assert "Runs of mae are averaged though they differ in budget.steps." in text
+    assert "different budgets" not in text
     assert "different versions" not in text
     assert "though they differ in budget.steps" in (tmp_path / "report.md").read_text()
     for path in (tmp_path / "mae2").glob("*.*"):
         path.write_text(path.read_text().replace("steps: 7", "steps: 5").replace('"torch": "2"', '"torch": "3"'))
-    text = Outline(write_report(tmp_path, results, []).read_text()).text
+    text = Outline(write_report(tmp_path, Report.of(results, [], tmp_path)).read_text()).text
     assert "though they differ" not in text
     assert "Runs were made with different versions of torch (2, 3)." in text
+
+
+def test_unequal_entrants_and_tests_are_warned_of_in_the_terminal_too(tmp_path, here):
+    for objective, steps in (("mae", 5), ("simclr", 500), ("byol", 500)):
+        names = {"objective": objective, "model": "vit_t", "datamodule": "emoji"}
+        make_run(tmp_path / "outputs" / objective, {"seed": 0, "names": names, "budget": {"steps": steps}}, {"steps": steps})
+        for protocol, num_test in (("knn", 40), ("linear", 40 if objective == "mae" else 50)):
+            result = record(objective, 0, 0.5, protocol=protocol)
+            result.transfer.update(checkpoint=str(tmp_path / "outputs" / objective), num_test=num_test)
+            (tmp_path / "outputs" / f"{protocol}_{objective}").mkdir()
+            result.write(tmp_path / "outputs" / f"{protocol}_{objective}")
+    done = here("compare.py", "report=outputs")
+    said = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
+    assert [line.partition("  ")[2] for line in said] == [
+        "Entrants had different budgets: byol 500 steps, mae 5 steps, simclr 500 steps.",
+        "linear on emoji was tested on 40 and 50 samples.",
+    ]
+    assert all(line.partition("  ")[2] in (tmp_path / "outputs" / "report.md").read_text() for line in said)
+
+
+def test_runs_that_are_judged_on_their_own_data_each_are_not_said_to_be_averaged(tmp_path):
+    results = []
+    for data in ("emoji", "cifar10"):
+        names = {"objective": "mae", "model": "vit_t", "datamodule": data}
+        make_run(tmp_path / data, {"seed": 0, "names": names, "datamodule": {"name": data}}, {"steps": 5})
+        results.append(record("mae", 0, 0.5, task=data))
+        results[-1].transfer["checkpoint"] = str(tmp_path / data)
+    assert Report.of(results, [], tmp_path).warnings == []
+    for result in results:
+        result.transfer["data"] = "emoji"
+    assert "Runs of mae are averaged though they differ in datamodule.name." in Report.of(results, [], tmp_path).warnings
 
 
 def test_a_folder_of_another_run_is_not_taken_for_it(tmp_path):
     config = {"seed": 5, "names": {"objective": "simclr", "model": "vit_t", "datamodule": "emoji"}}
     make_run(tmp_path / "mae0", config, {"steps": 1})
-    text = Outline(write_report(tmp_path, [record("mae", 0, 0.5)], []).read_text()).text
+    text = Outline(write_report(tmp_path, Report.of([record("mae", 0, 0.5)], [], tmp_path)).read_text()).text
     assert "views, step" not in text
     assert "its other settings are not known" in text
 
@@ -273,4 +308,4 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, here):
     (folder / "results.csv").mkdir()
     assert "the report cannot be written into 'outputs'" in error_line(here("compare.py", "report=outputs"))
     with pytest.raises(BadInput, match="cannot be written"):
-        write_report(folder, [record("mae", 0, 0.5)], [])
+        write_report(folder, Report.of([record("mae", 0, 0.5)], [], folder))
