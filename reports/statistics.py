@@ -55,7 +55,7 @@ class Ranked:
     """An entrant's place.
 
     Attributes:
-        mean: over seeds, then over blocks.
+        mean: over the seeds with a score in every block; where there are none, of the means of blocks.
         interval: 95 %, of the mean; None with one seed.
         num_seeds: with a score in every block.
         groups: numbers of the groups that it belongs to; two entrants that share one are not distinguishable.
@@ -178,8 +178,9 @@ def rank(results: Sequence[Result]) -> list[Ranked]:
         raise BadInput("no protocol and task was run for every objective and model, so they cannot be ranked")
     kept = [result for result in results if block(result) in shared]
     scores = scores_of(kept)
+    complete = {name: _seed_means(blocks) for name, blocks in scores.items()}
     means = {
-        name: float(np.mean([np.mean(list(seeds.values())) for seeds in blocks.values()])) for name, blocks in scores.items()
+        name: float(np.mean(list(found.values()))) if found else _block_mean(scores[name]) for name, found in complete.items()
     }
     # a mean also counts seeds that the other did not have; where the two disagree on who is ahead, nothing is claimed
     different = {
@@ -193,8 +194,8 @@ def rank(results: Sequence[Result]) -> list[Ranked]:
         Ranked(
             name,
             means[name],
-            bootstrap_interval(list(_seed_means(scores[name]).values())),
-            len(_seed_means(scores[name])),
+            bootstrap_interval(list(complete[name].values())),
+            len(complete[name]),
             tuple(number for number, group in enumerate(groups) if name in group),
             frozenset((name, order[0])) not in different,
         )
@@ -206,6 +207,10 @@ def _seed_means(blocks: dict[Block, dict[int, float]]) -> dict[int, float]:
     """Seed -> mean over blocks, for the seeds that every block has."""
     complete = sorted(set.intersection(*(set(seeds) for seeds in blocks.values())))
     return {seed: float(np.mean([scores[seed] for scores in blocks.values()])) for seed in complete}
+
+
+def _block_mean(blocks: dict[Block, dict[int, float]]) -> float:
+    return float(np.mean([np.mean(list(seeds.values())) for seeds in blocks.values()]))
 
 
 def groups_without(names: Sequence[str], different: set[frozenset[str]]) -> list[list[str]]:

@@ -256,6 +256,17 @@ def test_means_are_over_the_blocks_that_all_have():
         rank([record("a", 0, 0.5), record("b", 0, 0.6, protocol="linear")])
 
 
+def test_a_mean_is_of_the_same_seeds_as_its_interval():
+    """Of three seeds two took both tests; the third one's 0.9 on one of them is in neither."""
+    results = [record("a", seed, accuracy) for seed, accuracy in enumerate((0.50, 0.51, 0.90))]
+    results += [record("a", seed, accuracy, protocol="linear") for seed, accuracy in enumerate((0.50, 0.51))]
+    (ranked,) = rank(results)
+    assert (ranked.mean, ranked.num_seeds) == (pytest.approx(0.505), 2)
+    assert ranked.interval[0] < ranked.mean < ranked.interval[1]
+    apart = [record("a", 0, 0.2), record("a", 1, 0.4, protocol="linear")]  # no seed took both
+    assert [(ranked.mean, ranked.interval) for ranked in rank(apart)] == [(pytest.approx(0.3), None)]
+
+
 def test_a_claim_needs_means_and_pairs_to_agree():
     """On the common seeds a is ahead; a's other seeds put its mean below b's: nobody is ahead."""
     results = [record("a", seed, 0.60 + 0.001 * seed) for seed in range(3)] + [record("a", seed, 0.1) for seed in range(3, 9)]
