@@ -2,6 +2,8 @@
 
 import json
 import os
+import types
+import typing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ class Result:
         samples_per_second: of training, waiting for data included, monitors left out.
         seconds: wall-clock time of training, or of the whole protocol.
         peak_memory_bytes: of the process.
-        metrics: name -> number; accuracies are shares in [0, 1].
+        metrics: name -> number, or the name of what was chosen; accuracies are shares in [0, 1].
         settings: what every `auto` became, and counts of skipped samples.
         versions, git_commit: of packages and code.
         transfer: for kind "transfer": {"protocol", "data", "label_fraction", "num_labels", "checkpoint", ...}.
@@ -42,12 +44,12 @@ class Result:
     data: str
     seed: int
     budget_asked: dict[str, Any] = field(default_factory=dict)
-    budget_spent: dict[str, float] = field(default_factory=dict)
+    budget_spent: dict[str, float | None] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     samples_per_second: float | None = None
     seconds: float | None = None
     peak_memory_bytes: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
@@ -68,7 +70,7 @@ def read_result(path: Path) -> Result:
     """Read a `result.json`.
 
     Raises:
-        BadInput: cut, or not a result.
+        BadInput: cut, not a result, or with something in it that is no number, text or group where one must be.
         NewerRecord: of a newer schema.
     """
     try:
@@ -80,6 +82,27 @@ def read_result(path: Path) -> Result:
     if record["schema"] > SCHEMA:
         raise NewerRecord(f"'{path}' has schema {record['schema']}, this version reads up to {SCHEMA}")
     try:
-        return Result(**record)
+        result = Result(**record)
     except TypeError as error:
         raise BadInput(f"'{path}' is not a result record: {error}") from error
+    for name, hint in HINTS.items():
+        if not _is(getattr(result, name), hint):
+            raise BadInput(f"'{path}' is not a result record: its {name} cannot be {str(getattr(result, name))[:60]!r}")
+    return result
+
+
+HINTS = typing.get_type_hints(Result)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether JSON gave what the field is; unlike in a configuration a number may be NaN, which a collapsed run can measure."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is types.UnionType:
+        return any(_is(value, choice) for choice in inner)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(part, inner[1]) for part in value.values())
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return isinstance(value, hint)

@@ -15,6 +15,11 @@ from reports.result import Result, read_result
 from reports.rows import Measured, baseline_first
 from reports.scores import column, mean_cost, model, objective, task
 
+NEEDED = {"protocol": str, "data": str, "checkpoint": str, "seed": int, "label_fraction": int | float}  # of a test -> kind
+OPTIONAL = {
+    "metric": str, "num_labels": int | float, "num_test": int, "continued_from": str, "continued_data": str,
+    **dict.fromkeys(("apart", *KINDS.values()), dict),
+}  # fmt: skip
 UNSAID = ""
 
 
@@ -72,10 +77,10 @@ def _lacking(result: Result) -> list[str]:
     """What a transfer record must have to be compared, and has not."""
     if result.transfer is None:
         return []
-    kinds = {"protocol": str, "data": str, "checkpoint": str, "seed": int, "label_fraction": int | float}
-    lacking = [f"transfer.{name}" for name, kind in kinds.items() if not isinstance(result.transfer.get(name), kind)]
+    known = NEEDED | {name: kind for name, kind in OPTIONAL.items() if result.transfer.get(name) is not None}
+    lacking = [f"transfer.{name}" for name, kind in known.items() if not isinstance(result.transfer.get(name), kind)]
     name = result.transfer.get("metric", "accuracy")
-    found = result.metrics.get(name)
+    found = result.metrics.get(name) if isinstance(name, str) else None
     finite = isinstance(found, int | float) and math.isfinite(found)
     return lacking if finite else [*lacking, f"finite metrics.{name}"]
 

@@ -81,6 +81,12 @@ def test_a_plan_runs_what_is_missing_and_repeats_nothing(here, tmp_path, plan, p
     assert re.search("left out: .*knn_1.0/result.json' cannot be read", report.stdout)
     assert here("compare.py", *plan).returncode == 0
     assert len(started) == 1
+    whole = cut.read_text()
+    cut.write_text(re.sub(r'"accuracy": [\d.]+', '"accuracy": NaN', whole))
+    report = here("compare.py", *plan)
+    assert report.returncode == 0, report.stdout
+    assert re.search("left out: .*knn_1.0/result.json' cannot be compared: it has no finite metrics.accuracy", report.stdout)
+    cut.write_text(whole)
     made = records(tmp_path / "plan")
 
     started.clear()

@@ -98,13 +98,15 @@ def check_task(data: Task) -> None:
 def scores(predicted: np.ndarray, labels: np.ndarray, spec: DataSpec, prefix: str = "") -> dict[str, float]:
     """Accuracy and macro-averaged F1, over the classes that occur in either argument, and what else the task is judged by.
 
-    Where a task has no classes: the correlations of Spearman and Pearson.
+    Where a task has no classes: the correlations of Spearman and Pearson, which are 0 where all predictions are the same.
     """
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # most of a second: not before the first step
 
     if spec.num_classes == 0:
-        found = {"spearman": spearmanr(labels, predicted).statistic, "pearson": pearsonr(labels, predicted).statistic}
+        varied = len(np.unique(predicted)) > 1 and len(np.unique(labels)) > 1  # else scipy has no number
+        measures = {"spearman": spearmanr, "pearson": pearsonr}
+        found = {name: measure(labels, predicted).statistic if varied else 0.0 for name, measure in measures.items()}
     else:
         found = {
             "accuracy": accuracy_score(labels, predicted),

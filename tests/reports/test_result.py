@@ -57,6 +57,20 @@ def test_cut_foreign_and_newer_records_are_refused(tmp_path):
             read_result(file)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kind", 5), ("model", 5), ("seed", None), ("seed", True), ("budget_spent", None), ("budget_spent", {"flops": "x"}),
+        ("budget_asked", [1]), ("metrics", None), ("metrics", {"accuracy": [1]}), ("transfer", [1]), ("versions", None),
+        ("versions", {"torch": 2}), ("parameters", {"encoder": "x"}), ("seconds", "long"), ("settings", 1),
+    ],
+)  # fmt: skip
+def test_a_record_with_something_of_another_kind_is_refused_by_name(tmp_path, name, value):
+    path = replace(transfer_result("mae", 0, 0.5), **{name: value}).write(tmp_path)
+    with pytest.raises(BadInput, match=f"is not a result record: its {name} "):
+        read_result(path)
+
+
 def test_the_table_has_means_spreads_and_baselines_first_and_lists_broken_files(tmp_path):
     number = 0
     for objective, accuracies in (("mae", (0.5, 0.6)), ("random", (0.3,)), ("supervised", (0.7, 0.7))):
@@ -83,6 +97,7 @@ def test_records_that_cannot_be_compared_are_listed(tmp_path):
         "nan": {"metrics": {"accuracy": float("nan")}},
         "metric": {"metrics": {"f1": 0.5}},
         "protocol": {"transfer": {"data": "emoji"}},
+        "other kind": {"transfer": transfer_result("mae", 0, 0.5).transfer | {"num_test": "many", "settings": [1]}},
         "fine": {},
     }
     for name, changes in broken.items():
@@ -90,8 +105,12 @@ def test_records_that_cannot_be_compared_are_listed(tmp_path):
         replace(transfer_result("mae", 0, 0.5), **changes).write(tmp_path / name)
     results, lines = collect(tmp_path)
     assert len(results) == 1
-    assert len(lines) == 3
+    assert len(lines) == 4
     listed = " ".join(lines)
+    assert (
+        f"'{tmp_path}/other kind/result.json' cannot be compared: it has no transfer.num_test and no transfer.settings"
+        in listed
+    )
     assert f"'{tmp_path}/nan/result.json' cannot be compared: it has no finite metrics.accuracy" in listed
     assert f"'{tmp_path}/metric/result.json' cannot be compared: it has no finite metrics.accuracy" in listed
     assert (

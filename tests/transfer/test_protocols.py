@@ -93,6 +93,12 @@ def test_scores_without_classes_are_correlations():
     assert found["pearson"] == pytest.approx(np.corrcoef(labels, predicted)[0, 1])
 
 
+def test_predictions_that_are_all_the_same_correlate_with_nothing():
+    spec = DataSpec("tiny", "text", 4, selection="spearman")
+    for predicted, labels in ((np.ones(4), np.arange(4)), (np.arange(4), np.ones(4))):
+        assert scores(predicted, labels, spec) == {"spearman": 0.0, "pearson": 0.0}
+
+
 def test_knn_of_scores_is_their_weighted_mean():
     bank, query = torch.randn(9, 4), torch.randn(5, 4)
     labels = torch.arange(9.0)
