@@ -1,16 +1,16 @@
 """The rows of a plan's table: its objectives, and supervised training on every model and data set among them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from conf import modality
+from conf import class_of, modality
 from conf.composition import compose_settings
 from errors import BadInput
 from plans.identity import key_of
 from plans.plan import EVERY_RUN, REFERENCES, Plan
-from plans.words import differences, last_of_each
+from plans.words import differences, last_of_each, task_parts
 from training.fitting import check_fit, has_task
 
 NO_MATTER = ("batch_size", "block_length", "start_token")  # of data, to an encoder that was not trained on them
@@ -42,11 +42,13 @@ class Base:
     Attributes:
         like: the first entrant that has them.
         model, data: the words that say which they are.
+        text_model: beside the model, in the first entrant of two towers; None where there is none.
     """
 
     like: Entrant
     model: tuple[str, ...]
     data: tuple[str, ...]
+    text_model: str | None = None
 
     @property
     def modality(self) -> str:
@@ -99,8 +101,16 @@ def bases(entrants: Sequence[Entrant]) -> list[Base]:
             (f"{group}={name}", *differences(settings[group], usual[group], group)) for group, name in groups.items()
         )
         matters = {name: value for name, value in like.settings["datamodule"].items() if name not in NO_MATTER}
-        found.setdefault(key_of([model, like.datamodule, matters]), Base(like, model, data))
+        key = key_of([model, like.datamodule, matters])
+        base = found.setdefault(key, Base(like, model, data))
+        if base.text_model is None and has_pair(like.objective):
+            found[key] = replace(base, text_model=like.settings["objective"]["text_model"])
     return list(found.values())
+
+
+def has_pair(objective: str) -> bool:
+    """Whether an objective trains two towers, which protocols like retrieval need."""
+    return hasattr(class_of("objective", objective), "pair")
 
 
 def references(plan: Plan, base: Base, shape: Sequence[str]) -> list[Entrant]:
@@ -117,7 +127,7 @@ def references(plan: Plan, base: Base, shape: Sequence[str]) -> list[Entrant]:
 
 def task_words(plan: Plan, task: str) -> tuple[str, ...]:
     """The words of a task: its data module's name, its own words, and the plan's settings of that name."""
-    name, *words = task.split()
+    name, words = task_parts(task)
     return last_of_each([f"datamodule={name}"], words, plan.words(name))
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
+from conf.targets import class_at
 from errors import BadInput
 from reports.result import read_result
+from transfer.protocol import takes_pair
 
 # of a pre-training run; the budget is added again
 NOT_LEARNED = ("trainer", "monitor", "resume", "continued", "budget", "trial_flops")
@@ -35,7 +37,9 @@ def transfer_identity(settings: dict[str, Any], source: dict[str, Any] | None) -
     Args:
         source: identity of the pre-training run; None is random initialisation of the configured model.
     """
-    source = {"model": settings["model"]} if source is None else source
+    if source is None:
+        fresh_pair = takes_pair(class_at(settings["transfer"]["_target_"]))
+        source = {"model": settings["model"]} | ({"text_model": settings["text_model"]} if fresh_pair else {})
     return _plain(
         {
             "source": source,
@@ -93,7 +97,7 @@ def _identity_of(folder: Path, transfer: dict[str, Any] | None) -> dict[str, Any
             return transfer_identity(config, None)
         source = yaml.safe_load((Path(transfer["checkpoint"]) / "config.yaml").read_text(encoding="utf-8"))
         return transfer_identity(config, run_identity(source))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, BadInput):
         return None
 
 

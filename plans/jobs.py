@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conf import choices_of, class_of, modality
 from errors import BadInput
-from plans.entrants import Base, Entrant, bases, composed, references, task_words, trained
+from plans.entrants import Base, Entrant, bases, composed, has_pair, references, task_words, trained
 from plans.identity import Shelf, key_of, run_identity, transfer_identity
 from plans.job import Job
 from plans.plan import RANDOM, Plan
-from plans.words import last_of_each, literal
+from plans.words import last_of_each, literal, task_parts
+from transfer.protocol import takes_pair
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Judged:
         words: of finetune.py that say which encoder, and which data where they are not those of its training.
         source: identity of the pre-training run; None is random initialisation.
         task: of the plan's tasks; None is the data of its training.
+        after: the job that must be finished before.
+        pair: more words for protocols that take two towers; None where there is one only.
     """
 
     who: str
@@ -32,6 +36,7 @@ class Judged:
     source: dict[str, Any] | None
     task: str | None
     after: Job | None
+    pair: tuple[str, ...] | None
 
 
 def jobs_of(plan: Plan, shelf: Shelf) -> list[Job]:
@@ -63,7 +68,16 @@ def jobs_of(plan: Plan, shelf: Shelf) -> list[Job]:
             for task in (entrant.task,) if entrant.task else plan.tasks or (None,):
                 source = run_identity(entrant.settings | {"seed": seed})
                 words = (f"checkpoint={literal(encoder.folder)}", *(task_words(plan, task) if task else ()))
-                jobs += transfers(plan, shelf, Judged(encoder.label, encoder.folder.name, seed, words, source, task, encoder))
+                pair = () if has_pair(entrant.objective) else None
+                judged = Judged(encoder.label, encoder.folder.name, seed, words, source, task, encoder, pair)
+                jobs += transfers(plan, shelf, judged)
+    for protocol in plan.transfer:
+        if not any(job.protocol == protocol for job in jobs):
+            fitting = ", ".join(filter(has_pair, choices_of("objective")))
+            raise BadInput(
+                f"transfer={protocol} compares pictures with texts, and none of objectives=[{','.join(plan.objectives)}] has "
+                f"encoders for both; objective choices that fit: {fitting}"
+            )
     return jobs
 
 
@@ -83,20 +97,27 @@ def untrained(plan: Plan, base: Base, seed: int, shape: Sequence[str], waits: Jo
     for task in plan.tasks or (None,):
         data = (*task_words(plan, task), *shape) if task else base.data
         words = ("checkpoint=none", *base.model, *data)
-        yield Judged(f"{' '.join(who)} seed {seed}", "-".join([*who, f"seed{seed}"]), seed, words, None, task, waits)
+        # a fresh text tower is built for the words of captions
+        captioned = modality("datamodule", task_parts(task)[0] if task else base.like.datamodule) == "image_text"
+        pair = (f"text_model={base.text_model}",) if base.text_model and captioned else None
+        yield Judged(f"{' '.join(who)} seed {seed}", "-".join([*who, f"seed{seed}"]), seed, words, None, task, waits, pair)
 
 
 def transfers(plan: Plan, shelf: Shelf, judged: Judged) -> Iterator[Job]:
-    """Every protocol and label fraction."""
+    """Every protocol that the encoder can take, and every label fraction where labels are learned from."""
     where = f" on {slug(judged.task)}" if judged.task else ""
     for protocol in plan.transfer:
-        words = last_of_each(judged.words, plan.speed_words, plan.words(protocol))
+        on_pair = takes_pair(class_of("transfer", protocol))
+        if on_pair and judged.pair is None:
+            continue
+        words = last_of_each(judged.words, judged.pair if on_pair else (), plan.speed_words, plan.words(protocol))
         settings, _ = composed("finetune", (f"transfer={protocol}", *words[1:]))
         words = (*words, f"seed={judged.seed}")
         group = f"{slug(judged.task) if judged.task else 'own'}-{key_of(words)[:6]}"
-        for fraction in plan.label_fractions:
+        for fraction in (1.0,) if on_pair else plan.label_fractions:
             asked = settings | {"label_fraction": fraction, "seed": judged.seed}
-            found = shelf.folders.get(key_of(transfer_identity(asked, judged.source)))
+            anew = judged.after is not None and not judged.after.found  # what judged the lost encoder says nothing of it
+            found = None if anew else shelf.folders.get(key_of(transfer_identity(asked, judged.source)))
             folder = found or plan.folder / "transfer" / judged.name / group / f"{protocol}_{fraction}"
             label = f"{protocol}{'' if fraction == 1 else f' @ {fraction:g}'} of {judged.who}{where}"
             yield Job(label, "finetune", words, folder, judged.after, protocol, fraction, found is not None)
@@ -120,5 +141,5 @@ def shape_words(plan: Plan, base: Base, first: Job) -> list[str]:
 
 def slug(task: str) -> str:
     """A task's name in folders and labels: "glue datamodule.task=cola" is glue-cola."""
-    name, *words = task.split()
-    return "-".join([name, *(Path(word.partition("=")[2]).stem for word in words)])
+    name, words = task_parts(task)
+    return "-".join([name, *(Path(word.partition("=")[2].strip('"')).stem for word in words)])

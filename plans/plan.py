@@ -8,13 +8,15 @@ from typing import Any
 from conf import choices_of
 from conf.targets import fits
 from errors import BadInput, nearest
-from plans.words import words_of
+from plans.words import task_parts, words_of
 from ranges import Seed
 from training.budget import UNITS, Budget
 
 REFERENCES = {"image": "supervised", "text": "supervised_text"}  # the supervised objective for what an encoder reads
 RANDOM = "random"
 EVERY_RUN = "all"  # the entry of `settings` that is for every pre-training run
+GROUPS = ("objective", "model", "datamodule", "transfer")  # whose choices have entries of their own
+LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")  # likewise, and whichever is asked for
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,15 @@ class Plan:
         if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
             raise BadInput(f"label_fractions={list(fractions)} must be numbers above 0 and at most 1")
         tasks = tuple(listed(config["tasks"]))
-        existing("datamodule", (task.split()[0] for task in tasks), "tasks")
+        existing("datamodule", (task_parts(task)[0] for task in tasks), "tasks")
         slots = config["jobs"]
         if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
             raise BadInput(f"jobs={slots} must be a number of processes, 1 or more")
+        settings = config["settings"] or {}
+        known = {EVERY_RUN, *LAUNCHERS, config["launcher"], *(name for group in GROUPS for name in choices_of(group))} - {None}
+        for key in settings:
+            if key not in known:
+                raise BadInput(f"settings: there is nothing called '{key}'; {nearest(key, known)}")
         budget = {unit: amount for unit, amount in config["budget"].items() if amount is not None}
         if budget:
             Budget.of(budget, 1.0)
@@ -73,7 +80,7 @@ class Plan:
             Path(config["folder"] or Path("outputs", name or "comparison")),
             config["experiment"],
             tasks,
-            {key: words_of(words) for key, words in (config["settings"] or {}).items()},
+            {key: words_of(words) for key, words in settings.items()},
             slots,
             config["launcher"],
         )

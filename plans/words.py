@@ -1,8 +1,11 @@
 """Words of a command line: written so that Hydra reads back what was meant, and found from settings that differ."""
 
 import re
+import shlex
 from collections.abc import Iterable
 from typing import Any
+
+from errors import BadInput
 
 PLAIN = re.compile(r"[A-Za-z_/][\w./-]*")  # strings that need no quotation marks, unless they say something else
 OTHER = ("null", "true", "false", "inf", "nan")
@@ -32,6 +35,26 @@ def words_of(value: Any) -> tuple[str, ...]:
     if isinstance(value, dict):
         return tuple(f"{name}={literal(part)}" for name, part in value.items())
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def task_parts(task: str) -> tuple[str, list[str]]:
+    """(data module, words) of a plan's task, which is written as for a shell: what has a space is in quotation marks.
+
+    Raises:
+        BadInput: it names nothing, a quotation mark is open, or a word sets nothing.
+    """
+    try:
+        name, *words = shlex.split(task)
+    except ValueError as error:
+        raise BadInput(f"tasks: '{task}' is no name with words, such as 'glue datamodule.task=cola': {error}") from error
+    for word in words:
+        if "=" not in word:
+            example = f"{name} 'datamodule.root=my pictures'"
+            raise BadInput(
+                f'tasks: \'{word}\' in "{task}" sets nothing; a value with a space is in quotation marks: "{example}"'
+            )
+    parts = [word.partition("=") for word in words]
+    return name, [f"{key}={literal(value) if ' ' in value else value}" for key, _, value in parts]
 
 
 def last_of_each(*parts: Iterable[str]) -> tuple[str, ...]:

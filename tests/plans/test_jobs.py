@@ -9,7 +9,7 @@ from conf import choices_of
 from conf.composition import compose_settings
 from errors import BadInput
 from plans.entrants import bases, composed, trained
-from plans.identity import Shelf, run_identity
+from plans.identity import Shelf, run_identity, transfer_identity
 from plans.job import Job
 from plans.jobs import jobs_of
 from plans.plan import Plan
@@ -190,7 +190,40 @@ def test_finished_runs_are_found_wherever_they_came_from(tmp_path):
     found = {job.label: job.folder for job in jobs_of(plan, Shelf(tmp_path)) if job.found}
     assert found == {"mae vit_t emoji seed 0": run, "knn of mae vit_t emoji seed 0": tmp_path / "elsewhere"}
     (run / "encoder.json").unlink()
-    assert not any(job.found and job.script == "train" for job in jobs_of(plan, Shelf(tmp_path)))
+    assert not any(job.found for job in jobs_of(plan, Shelf(tmp_path)))  # nor what judged an encoder that is made again
+
+
+def test_protocols_of_two_towers_judge_two_towers_only(tmp_path):
+    settings = {
+        "objectives": ["captioning", "clip"], "model": "vit_t", "transfer": ["knn", "retrieval"], "label_fractions": [0.1, 1],
+        "settings": {"clip": ["objective.text_model=bert_tiny"]},
+    }  # fmt: skip
+    jobs = jobs_of(plan_of(tmp_path, **settings), Shelf(tmp_path))
+    found = {job.label: job.words for job in jobs if job.protocol == "retrieval"}
+    random, clip = "retrieval of random vit_t emoji_captions seed 0", "retrieval of clip vit_t emoji_captions seed 0"
+    assert list(found) == [random, clip]
+    assert "text_model=bert_tiny" in found[random]
+    assert "text_model=bert_tiny" not in found[clip]
+    assert sum(job.protocol == "knn" for job in jobs) == 2 * 4
+    with pytest.raises(BadInput, match=r"transfer=retrieval compares pictures with texts.* fit: clip, siglip"):
+        jobs_of(plan_of(tmp_path, **settings | {"objectives": ["captioning"], "settings": {}}), Shelf(tmp_path))
+
+
+def test_fresh_towers_of_other_texts_are_other_encoders():
+    asked = [composed("finetune", ("checkpoint=none", "model=vit_t", f"transfer={protocol}", f"text_model={name}"))[0]
+             for protocol in ("retrieval", "knn") for name in ("bert_mini", "bert_tiny")]  # fmt: skip
+    retrieval, other, knn, same = (transfer_identity(settings, None) for settings in asked)
+    assert retrieval != other
+    assert knn == same
+
+
+@pytest.mark.parametrize("quoted", ["'datamodule.root=/my (old) pics'", "datamodule.root='/my (old) pics'"])
+def test_the_path_of_a_task_may_have_spaces(tmp_path, quoted):
+    plan = plan_of(tmp_path, objectives=["mae"], datamodule="emoji", tasks=[f"image_folder {quoted}"])
+    jobs = jobs_of(plan, Shelf(tmp_path))
+    label = "knn of mae vit_t emoji seed 0 on image_folder-my (old) pics"
+    settings, _ = composed("finetune", ("transfer=knn", *words(jobs, label)))
+    assert settings["datamodule"]["root"] == "/my (old) pics"
 
 
 def test_what_is_learned_makes_runs_different_and_what_is_speed_does_not():
@@ -229,6 +262,14 @@ def test_broken_records_are_listed_and_not_fatal(tmp_path):
         ({"transfer": []}, "transfer names nothing to compare; choices: finetune, knn, linear"),
         ({"transfer": ["lienar"]}, "did you mean linear"),
         ({"tasks": ["glu datamodule.task=cola"]}, "tasks: there is no datamodule 'glu'; did you mean glue"),
+        (
+            {"tasks": ["glue datamodule.root=/my pics"]},
+            "tasks: 'pics' in .* sets nothing; a value with a space is in quotation",
+        ),
+        ({"tasks": ["glue 'datamodule.task=cola"]}, "tasks: .* is no name with words.*quotation"),
+        ({"tasks": [""]}, "tasks: '' is no name"),
+        ({"settings": {"simclrr": ["model.depth=1"]}}, "settings: there is nothing called 'simclrr'; did you mean simclr"),
+        ({"settings": {"al": ["model.depth=1"]}}, "settings: there is nothing called 'al'; .*all"),
         ({"seeds": 0}, "seeds=0 must be a number of seeds, 1 or more"),
         ({"seeds": []}, "seeds="),
         ({"seeds": -1}, "seeds=-1"),
