@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.command import command
 from conf.composition import COMPARISON, store_comparison
+from conf.settings import Compare, check_kinds
 
 store_comparison()
 
@@ -28,6 +29,7 @@ def main(config: DictConfig) -> None:
     from reports.table import collect, comparable
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_kinds(settings, Compare)
     name = HydraConfig.get().runtime.choices.plan
     planned = name is not None or settings["objectives"]
     if bool(planned) == (settings["report"] is not None):

@@ -16,7 +16,9 @@ from conf.collector import collect_rarely
 from conf.interrupts import INTERRUPTED, ended_within_imports
 from errors import BadInput, Elsewhere, RunStopped, nearest
 
-FOLDERS = ("resume", "checkpoint", "report", "model.init")  # settings that name one
+FOLDERS = (  # settings that name one
+    "resume", "checkpoint", "report", "folder", "outputs", "model.init", "hydra.run.dir", "hydra.sweep.dir",
+)  # fmt: skip
 NAME = re.compile(r"(?!null$)[\w.+-]+")  # Hydra would make a number of 7, of 2026_11 and of 1e3
 BRACES = re.compile(r"(?<!\$)\{[^{}$:]*(\.\.|,)[^{}:]*\}")  # {00..04} or {a,b}, no dictionary and no interpolation
 PARENT = "HEADSTART_PARENT"  # environment variable: the process that started this one and must not be outlived

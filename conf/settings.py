@@ -1,4 +1,4 @@
-"""What the settings of train.py and finetune.py can be, looked at before anything is opened or built.
+"""What the settings of train.py, finetune.py and compare.py can be, looked at before anything is opened or built.
 
 Those of nodes with a class stand in its signature; here are the others.
 """
@@ -56,15 +56,41 @@ class Train(TypedDict):
 class Finetune(TypedDict):
     """Of conf/finetune.yaml."""
 
+    checkpoint: str
+    outputs: str
     seed: Seed | None
     label_fraction: ShareAbove0
     trainer: Trainer
 
 
-def check_settings(settings: dict[str, Any], known: type[Train] | type[Finetune]) -> None:
-    """Raise BadInput where a setting of a command is not what it can be."""
+class Compare(TypedDict):
+    """Of conf/compare.yaml; `plans.plan` knows the names and ranges."""
+
+    report: str | None
+    objectives: str | list[str] | None
+    model: str | list[str] | None
+    datamodule: str | list[str] | None
+    experiment: str | None
+    seeds: int | list[int]
+    budget: dict[str, float | None]
+    transfer: str | list[str]
+    label_fractions: float | list[float]
+    tasks: str | list[str] | None
+    settings: dict[str, str | list[str] | dict] | None
+    folder: str | None
+    jobs: int
+    launcher: str | None
+
+
+def check_kinds(settings: dict[str, Any], known: type[Train] | type[Finetune] | type[Compare]) -> None:
+    """Raise BadInput where a setting of a command, nodes with a class left out, is not what it can be."""
     for key, hint in typing.get_type_hints(known, include_extras=True).items():
         check_value(key, settings.get(key), hint)
+
+
+def check_settings(settings: dict[str, Any], known: type[Train] | type[Finetune]) -> None:
+    """Raise BadInput where a setting of a command is not what it can be."""
+    check_kinds(settings, known)
     for group in NODES:
         node = settings.get(group)
         if node is not None:

@@ -41,18 +41,16 @@ def task_parts(task: str) -> tuple[str, list[str]]:
     """(data module, words) of a plan's task, which is written as for a shell: what has a space is in quotation marks.
 
     Raises:
-        BadInput: it names nothing, a quotation mark is open, or a word sets nothing.
+        BadInput: a quotation mark is open, or a word sets nothing.
     """
     try:
-        name, *words = shlex.split(task)
+        name, *words = shlex.split(task) or [""]
     except ValueError as error:
-        raise BadInput(f"tasks: '{task}' is no name with words, such as 'glue datamodule.task=cola': {error}") from error
+        raise BadInput(f"tasks: in '{task}' a quotation mark is not closed") from error
     for word in words:
         if "=" not in word:
-            example = f"{name} 'datamodule.root=my pictures'"
-            raise BadInput(
-                f'tasks: \'{word}\' in "{task}" sets nothing; a value with a space is in quotation marks: "{example}"'
-            )
+            example = f"\"{name} 'datamodule.root=my pictures'\""
+            raise BadInput(f"tasks: '{word}' in '{task}' sets nothing; a value with a space is in quotation marks: {example}")
     parts = [word.partition("=") for word in words]
     return name, [f"{key}={literal(value) if ' ' in value else value}" for key, _, value in parts]
 

@@ -101,6 +101,8 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (COMPARE, ["objectives=[mae]", "seeds=0"], "seeds=0 must be a number of seeds"),
         (COMPARE, ["objectives=[mae]", "seeds=[0,-1]"], r"seeds=\[0, -1\] must be a number of seeds"),
         (COMPARE, ["objectives=[mae]", "budget.steps=1", "budget.minutes=1"], "exactly one budget can be set"),
+        (COMPARE, ["objectives=[mae]", "settings=5"], "settings must be a group of settings or null, not 5"),
+        (FINETUNE, ["checkpoint=null"], "checkpoint must be a text, not None"),
         (COMPARE, ["objectives=[mae]", "seed=3"], "no setting 'seed'; did you mean seeds"),
         (COMPARE, ["objectives=[mae]", "launcher=slurm"], "no hydra/launcher 'slurm'; .*basic"),
         (COMPARE, ["objectives=[mae]", "settings={mae:{objective.mask:0.5}}"], "no setting 'objective.mask'"),

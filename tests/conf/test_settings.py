@@ -5,8 +5,9 @@ import math
 
 import pytest
 
+from conf.command import quoted
 from conf.composition import compose_settings
-from conf.settings import Finetune, Train, check_settings
+from conf.settings import Compare, Finetune, Train, check_kinds, check_settings
 from errors import BadInput
 
 COUNT, COUNT_OR_0 = "a whole number of 1 or more", "a whole number of 0 or more"
@@ -38,6 +39,7 @@ def test_the_defaults_fit(composed, known):
         *((Train, "seed", value, SEED) for value in (None, -1, 2**63, 1.5, True)),
         (Finetune, "seed", "abc", f"{SEED} or null"),
         *((Finetune, "label_fraction", value, "a number above 0 and at most 1") for value in ("abc", 0, 1.1, math.nan)),
+        *((Finetune, name, value, "a text") for name in ("checkpoint", "outputs") for value in (None, ["a", "b"], 7)),
         (Finetune, "transfer.k", 0, COUNT),
         (Train, "datamodule.image_size", 0, f"{COUNT} or null"),
         (Train, "optimizer.warmup", math.nan, "a number from 0 to 1"),
@@ -50,6 +52,31 @@ def test_what_is_no_setting_is_said_in_one_line(composed, known, name, value, sa
     with pytest.raises(BadInput) as refused:
         check_settings(settings, known)
     assert str(refused.value) == f"{name} must be {said}, not {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("folder", 202611, "a text or null"), ("label_fractions", ["a"], "a finite number or a list"),
+        ("tasks", [5], "a text or a list or null"), ("settings", 5, "a group of settings or null"),
+        ("settings.mae", 5, "a text or a list or a group of settings"), ("budget", 5, "a group of settings"),
+        ("budget.steps", "many", "a finite number or null"), ("experiment", 5, "a text or null"),
+        ("launcher", 5, "a text or null"), ("seeds", "abc", "a whole number or a list"), ("jobs", 1.5, "a whole number"),
+    ],
+)  # fmt: skip
+def test_what_is_no_setting_of_a_comparison_is_said_in_one_line(name, value, said):
+    settings = compose_settings("compare", ["objectives=[mae]"])[0]
+    check_kinds(settings, Compare)
+    node, _, key = name.rpartition(".")
+    (settings[node] if node else settings)[key] = value
+    with pytest.raises(BadInput) as refused:
+        check_kinds(settings, Compare)
+    assert str(refused.value) == f"{name} must be {said}, not {value!r}"
+
+
+@pytest.mark.parametrize("name", ["folder", "outputs", "hydra.run.dir", "hydra.sweep.dir"])
+def test_the_name_of_a_folder_may_look_like_a_number(name):
+    assert quoted(f"{name}=2026_11") == f"{name}='2026_11'"
 
 
 def test_an_unknown_setting_of_a_node_without_a_class_is_refused(composed):
