@@ -5,6 +5,7 @@ import pytest
 from records import record
 
 from reports.pareto import fronts, pareto_front
+from reports.scores import mean_cost
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -35,3 +36,10 @@ def test_results_become_points_and_random_costs_nothing():
     assert [(point.objective, point.cost, point.score) for point in front] == [("random", 0, 0.3), ("mae", 3e12, 0.55)]
     assert [point.objective for point in fronts(results, "seconds")[("emoji", "knn")]] == ["random", "simclr", "mae"]
     assert [point.objective for point in fronts(results)[("emoji", "linear")]] == ["simclr"]
+
+
+def test_a_cost_is_the_mean_over_runs_however_often_each_was_tested():
+    results = [record("mae", 0, 0.5, protocol_seed=i, spent={"flops": 1e12}) for i in range(3)]
+    results.append(record("mae", 1, 0.5, spent={"flops": 5e12}))
+    ((point,),) = fronts(results).values()
+    assert point.cost == mean_cost(results, "flops") == 3e12
