@@ -22,7 +22,8 @@ def main(config: DictConfig) -> float:
     from training.ranks import check_alone
     from training.trainer import prepare_speed
     from transfer.protocol import Bench, judged_part
-    from transfer.source import Source, finish
+    from transfer.record import finish
+    from transfer.source import Source
 
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     check_settings(settings, Finetune)

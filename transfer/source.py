@@ -1,14 +1,11 @@
-"""Where the encoder that is judged comes from, and the record of what it was worth."""
+"""Where the encoder that is judged comes from."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conf import build, choices_of, class_at, class_of, modality, read_choice
-from datamodules.contract import Data, Task
+from datamodules.contract import Data
 from datamodules.spec import DataSpec
 from errors import BadInput
 from models.encoder import Encoder
@@ -18,8 +15,6 @@ from reports.result import Result, read_result
 from training.checkpoint_files import read_checkpoint
 from training.configuration import read_config
 from training.continuation import Start, open_for
-from training.memory import peak_memory_bytes
-from training.run import git_commit, versions
 from transfer.protocol import TransferProtocol, takes_pair
 
 USUAL_MODEL = {"image": "vit_t", "text": "bert_mini", "image_text": "vit_t"}
@@ -34,11 +29,6 @@ IN_CHECKPOINT = {  # where an objective's state holds what it exports
     "text_encoder": "objective.text_encoder.net.",
     "pair": "objective.head.",
 }
-WHICH = (
-    "root", "files", "val_files", "test_files", "shards", "val_shards", "test_shards", "task", "text", "text_pair", "label",
-    "caption", "classes", "templates", "val_fraction", "test_fraction", "split_seed", "skin_tones",
-)  # fmt: skip
-"""Settings of data that say which samples and labels there are; the others say how an encoder reads them."""
 RANDOM = "random"  # the name of the baseline in results and tables
 
 
@@ -212,19 +202,6 @@ class Source:
         return build(settings, encoder=build(self.model_settings, spec=opened), spec=opened).pair
 
 
-def which_data(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """Of a data module's settings those that decide which samples are judged on.
-
-    A `root` that need not be given is only the place of a collection that has a name; another one says which data there are,
-    wherever the command was started.
-    """
-    usual = read_choice("datamodule", name)
-    kept = {key: settings[key] for key in WHICH if key in settings}
-    if usual.get("root") != "???":
-        kept.pop("root", None)
-    return kept | ({"root": os.path.realpath(kept["root"])} if kept.get("root") else {})
-
-
 def newest_run(outputs: Path) -> Path:
     """The pre-training run that finished last.
 
@@ -235,66 +212,3 @@ def newest_run(outputs: Path) -> Path:
     if not written:
         raise BadInput(f"there is no finished run in '{outputs}' yet; start one: python train.py objective=mae")
     return max(written, key=lambda path: path.stat().st_mtime).parent
-
-
-def finish(
-    folder: Path,
-    settings: dict[str, Any],
-    choices: dict[str, str | None],
-    source: Source,
-    protocol: TransferProtocol,
-    data: Task,
-    model: Encoder | Pair,
-    metrics: dict[str, float | str],
-    seconds: float,
-    resolved: dict[str, str],
-) -> float:
-    """Write `config.yaml` and `result.json`, print what was found; returns the test score."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    name, metric = choices["transfer"], getattr(protocol, "metric", data.spec.selection)
-    num_labels = 0 if takes_pair(protocol) else data.num_labels
-    result = Result(
-        kind="transfer",
-        objective=source.objective,
-        model=source.model,
-        data=source.data or data.spec.name,
-        seed=source.seed if source.seed is not None else settings["seed"],
-        budget_spent=source.cost,
-        parameters={"encoder": sum(weight.numel() for weight in model.parameters())},
-        seconds=seconds,
-        peak_memory_bytes=peak_memory_bytes(),
-        metrics=metrics,
-        settings=resolved,
-        versions=versions(),
-        git_commit=git_commit(),
-        transfer={
-            "protocol": name,
-            "settings": {key: value for key, value in settings["transfer"].items() if not key.startswith("_")},
-            "data": data.spec.name,
-            "data_settings": which_data(*source.data_settings(settings.get("datamodule"), choices.get("datamodule"), protocol)),
-            "model_settings": source.recorded_model(protocol),
-            "label_fraction": settings["label_fraction"],
-            "metric": metric,
-            "num_labels": num_labels,
-            "num_test": data.splits["test"].num,
-            "seed": settings["seed"],
-            "checkpoint": source.name,
-            **source.continued,
-        },
-    )
-    path = result.write(folder)
-    print(f"{name} of {source.objective} ({source.name}) on {data.spec.name}, {num_labels} labels: {shown(metrics)}")
-    print(f"{seconds:.1f} s  result: {path}")
-    print(f"next: python compare.py report={settings['outputs']}")
-    return metrics[metric]
-
-
-def shown(metrics: dict[str, float | str]) -> str:
-    """Metrics in one line, each with its chance level where it has one."""
-    parts = []
-    for key, value in metrics.items():
-        if not key.startswith("chance_"):
-            chance = f" (chance {metrics[f'chance_{key}']:.4g})" if f"chance_{key}" in metrics else ""
-            parts.append(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}{chance}")
-    return "  ".join(parts)
