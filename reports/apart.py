@@ -13,7 +13,12 @@ from typing import Any
 
 from reports.result import Result
 
-KINDS = {"data": "data_settings", "protocol": "settings", "model": "model_settings"}  # of a test -> what tells it apart
+KINDS = {  # of a name -> where a test's record says what tells it apart
+    "data": "data_settings",
+    "protocol": "settings",
+    "model": "model_settings",
+    "pretraining": "pretraining_settings",
+}
 LONGEST = 32  # characters of a setting in a name
 
 
@@ -23,22 +28,27 @@ def told_apart(results: Sequence[Result]) -> list[Result]:
     for kind, settings in KINDS.items():
         named: dict[str, list[int]] = {}
         for i, result in enumerate(results):
-            named.setdefault(result.model if kind == "model" else result.transfer[kind], []).append(i)
+            named.setdefault(_name(result, kind), []).append(i)
         for members in named.values():
             words = _differences([results[i].transfer.get(settings) or {} for i in members])
             for i, word in zip(members, words, strict=True):
                 found[i] |= {kind: word} if word else {}
     tests: dict[tuple, set[str]] = {}
     for result, words in zip(results, found, strict=True):
-        tests.setdefault(_met(result, words), set()).add(result.data)
+        tests.setdefault(_met(result, words), set()).add((result.data, words.get("pretraining")))
     several = {key[:3] for key, data in tests.items() if len(data) > 1}
     for result, words in zip(results, found, strict=True):
+        more = words.pop("pretraining", "")
         if result.objective != "random" and _met(result, words)[:3] in several:
-            words["objective"] = f"on {result.data}"
+            words["objective"] = f"on {result.data} {more}".rstrip()
     return [
         replace(result, transfer=result.transfer | {"apart": words}) if words else result
         for result, words in zip(results, found, strict=True)
     ]
+
+
+def _name(result: Result, kind: str) -> str:
+    return {"model": result.model, "pretraining": result.data}.get(kind) or result.transfer[kind]
 
 
 def _met(result: Result, words: dict[str, str]) -> tuple:

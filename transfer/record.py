@@ -60,6 +60,7 @@ def finish(
             "data": data.spec.name,
             "data_settings": which_data(*source.data_settings(settings.get("datamodule"), choices.get("datamodule"), protocol)),
             "model_settings": source.recorded_model(protocol),
+            "pretraining_settings": which_data(*source.pretraining_data) if source.config else {},
             "label_fraction": settings["label_fraction"],
             "metric": metric,
             "num_labels": num_labels,

@@ -147,9 +147,14 @@ class Source:
         if given is not None:
             return given, choice
         if self.config:
-            return self.config["datamodule"], self.config["names"]["datamodule"]
+            return self.pretraining_data
         name = "emoji_captions" if takes_pair(protocol) else "emoji"
         return read_choice("datamodule", name), name
+
+    @property
+    def pretraining_data(self) -> tuple[dict[str, Any], str]:
+        """(settings, name) of the data that the run was trained on."""
+        return self.config["datamodule"], self.config["names"]["datamodule"]
 
     def open_data(self, given: dict[str, Any] | None, protocol: TransferProtocol) -> Data:
         """The data to be judged on: as given, else the run's own; shaped as the model takes them.

@@ -17,7 +17,12 @@ from reports.statistics import rank
 from reports.table import collect
 from reports.verdict import verdicts
 
-KNOWN = {"data_settings": {"root": "/a/pictures"}, "settings": {"k": 20}, "model_settings": {"depth": 12}}
+KNOWN = {
+    "data_settings": {"root": "/a/pictures"},
+    "settings": {"k": 20},
+    "model_settings": {"depth": 12},
+    "pretraining_settings": {},
+}
 
 
 def recorded(result: Result, **more) -> Result:
@@ -94,6 +99,17 @@ def test_pre_training_on_several_data_sets_makes_several_entrants():
     assert rank(results)[0].entrant == "mae on cifar100"
     assert "mae on cifar100" in verdicts(results)[0]
     assert {point.objective for front in fronts(results).values() for point in front} == {"random", "mae on cifar100"}
+
+
+def test_folders_that_runs_were_pre_trained_on_are_told_apart_where_the_test_is_the_same():
+    def judged(root: str, task: str) -> Result:
+        made = replace(record("mae", 0, 0.5, task=task), data="image_folder")
+        return recorded(made, pretraining_settings={"root": root})
+
+    assert entrants(told_apart([judged("/a/cats", "cifar10"), judged("/a/dogs", "cifar10")])) == [
+        "mae on image_folder root=cats", "mae on image_folder root=dogs",
+    ]  # fmt: skip
+    assert entrants(told_apart([judged("/a/cats", "cifar10"), judged("/a/dogs", "emoji")])) == ["mae", "mae"]
 
 
 def test_each_data_set_judged_on_itself_needs_no_longer_name():
