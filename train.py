@@ -26,7 +26,7 @@ def main(config: DictConfig) -> float:
     from training.continuation import resolve
     from training.energy import Energy
     from training.fitting import check_fit, check_needs, face
-    from training.flops import LARGE, forward_flops, sample_flops
+    from training.flops import forward_flops, sample_flops, typical_batch
     from training.launch import launched
     from training.monitors import Monitors
     from training.pretraining import Pretraining
@@ -66,18 +66,18 @@ def main(config: DictConfig) -> float:
 
     budget = Budget.of(run.config["budget"], run.config["trial_flops"])
     check_batch(data.batch_size, ranks.size, run.config["trainer"]["accumulate"])
-    first_batch = next(iter(data.train_loader(objective.views(), seed, 1, batch_size=min(LARGE, data.batch_size))))
-    check_accumulation(objective, first_batch, run.config["trainer"]["accumulate"])
-    flops = sample_flops(objective, first_batch, data.batch_size)
+    batch = typical_batch(data, objective.views(), seed)
+    check_accumulation(objective, batch, run.config["trainer"]["accumulate"])
+    flops = sample_flops(objective, batch, data.batch_size)
     course = budget.course(data.batch_size, data.spec, flops)
 
     recipes = {name: part.exported()[1] for name, part in objective.exports().items()}
     arrangement = Arrangement.of(run.config["trainer"], resolved)
     if ranks.size > 1:
-        freeze_unused(objective, first_batch)
+        freeze_unused(objective, batch)
     plain = {"config": run.config, "data": data.spec.facts, **recipes}
     module = Pretraining(objective, optimization, course, data.batch_size, seed, plain, arrangement)
-    picture_flops = forward_flops(encoder, first_batch)
+    picture_flops = forward_flops(encoder, batch)
     monitors = Monitors(data, validation_probe, **run.config["monitor"], sample_flops=flops, picture_flops=picture_flops)
     checkpoints = Checkpoints(run.folder, run.config["trainer"]["checkpoint_every_steps"])
     energy = Energy()

@@ -4,7 +4,8 @@ Shapes: L tokens, B samples, D width of an LSTM's input, H of its state, G of it
 """
 
 import copy
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,12 +14,15 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from datamodules.contract import Data
 from models.attention import set_attention
 from models.encoder import Encoder
 from objectives.draw import Draw
-from objectives.objective import Objective
+from objectives.objective import Batch, Objective
 
 LARGE = 8  # samples
+SEEN = 32  # batches of text among which a typical one is looked for
+CAPTIONED = 64  # samples that are read for the usual length of captions
 QUARTER = 1 << 62  # of the range of 64 bits
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -96,7 +100,29 @@ class EvenDraw(Draw):
         return (self.uniform(name, *shape).double() * high).long()
 
 
-def sample_flops(objective: Objective, batch: dict[str, Tensor], batch_size: int) -> float:
+def typical_batch(data: Data, view: Callable[..., Any] | None, seed: int) -> Batch:
+    """At most LARGE training samples, in rows as long as those of the training batches are on average.
+
+    A batch is filled up to its longest row, and rows of about one length are put together, so that a step on short texts can
+    cost a tenth of one on long ones. Of texts the batch is taken whose rows are next to the mean length; pictures, which take
+    long to read, are not sorted by their captions, so that any batch will do.
+
+    Args:
+        view: of the objective, as `Data.train_loader` takes it.
+    """
+    few = next(iter(data.train_loader(view, seed, 1, batch_size=min(LARGE, data.batch_size))))
+    if "present" not in few:
+        return few
+    if data.modality == "image_text":
+        batches = list(data.train_loader(view, seed, 1, batch_size=min(CAPTIONED, data.batch_size)))
+    else:
+        batches = list(data.train_loader(view, seed, SEEN))
+    mean = statistics.mean(batch["ids"].shape[1] for batch in batches)
+    typical = min(batches, key=lambda batch: abs(batch["ids"].shape[1] - mean))
+    return samples_of(typical, range(min(LARGE, len(typical["index"]))))
+
+
+def sample_flops(objective: Objective, batch: Batch, batch_size: int) -> float:
     """FLOPs of one training step at `batch_size`, per sample.
 
     Counted on small batches: a step costs a·B + b·B² FLOPs, b from losses that compare samples with each other. b is what a
@@ -123,7 +149,7 @@ def trial_copy(module: Network) -> Network:
     return copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
 
 
-def forward_flops(encoder: Encoder, batch: dict[str, Tensor]) -> float:
+def forward_flops(encoder: Encoder, batch: Batch) -> float:
     """FLOPs of one sample's forward pass through the encoder."""
     trial = trial_copy(encoder).eval()
     set_attention(trial, "eager")
@@ -132,7 +158,7 @@ def forward_flops(encoder: Encoder, batch: dict[str, Tensor]) -> float:
     return float(counter.total)
 
 
-def _count(objective: Objective, batch: dict[str, Tensor], chosen: Sequence[int]) -> int:
+def _count(objective: Objective, batch: Batch, chosen: Sequence[int]) -> int:
     part = samples_of(batch, chosen)
     draw = EvenDraw(part["epoch"], part["index"], torch.tensor(chosen, device=part["index"].device))
     with Counter() as counter, torch.enable_grad():
@@ -141,6 +167,6 @@ def _count(objective: Objective, batch: dict[str, Tensor], chosen: Sequence[int]
     return counter.total
 
 
-def samples_of(batch: dict[str, Tensor], chosen: Sequence[int]) -> dict[str, Tensor]:
+def samples_of(batch: Batch, chosen: Sequence[int]) -> Batch:
     """Some of the samples of a batch, by their place in it."""
     return {key: value[list(chosen)] if value.ndim else value for key, value in batch.items()}

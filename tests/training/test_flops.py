@@ -5,6 +5,7 @@ Only the first product of a picture's path has no second one, because nothing as
 embeddings are looked up, which costs nothing; everything that is no matrix product is left out, here as in the count.
 """
 
+import numpy as np
 import pytest
 import torch
 from conftest import image_batch, text_batch, text_encoder, text_spec
@@ -12,6 +13,8 @@ from made_pairs import pair_batch, pair_spec
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from datamodules.rows import Texts
+from datamodules.text_task import TextTask
 from models.timm_encoder import TimmEncoder
 from objectives.clip import InfoNCE
 from objectives.draw import Draw
@@ -22,7 +25,8 @@ from objectives.prefix_lm import PrefixLanguageModel
 from objectives.rtd import ReplacedTokenDetection
 from objectives.simclr import SimCLR
 from objectives.supervised import Supervised
-from training.flops import Counter, EvenDraw, forward_flops, sample_flops
+from objectives.supervised_text import SupervisedText
+from training.flops import Counter, EvenDraw, forward_flops, sample_flops, typical_batch
 
 
 def vit_forward(width: int, depth: int, tokens: int, patches: int, pixels: int) -> float:
@@ -182,3 +186,16 @@ def test_clip_flops_equal_the_hand_formula(batch_size):
     forward = towers + projections + similarities
     no_input_gradient = 2 * patches * pixels * 192
     assert sample_flops(clip, pair_batch(8), batch_size) == pytest.approx(3 * forward - no_input_gradient, rel=0.02)
+
+
+def test_texts_of_all_lengths_are_counted_at_their_mean_whatever_the_seed():
+    """Against every batch of an epoch, counted one by one."""
+    rng = np.random.default_rng(0)
+    texts = [(" ".join(f"w{i}" for i in rng.integers(0, 60, rng.integers(2, 100))),) for _ in range(320)]
+    splits = {name: Texts(texts, np.arange(320) % 2) for name in ("train", "val", "test")}
+    data = TextTask("lengths", splits, ["a", "b"], text_spec().vocabulary, max_length=128, batch_size=8)
+    objective = SupervisedText(text_encoder("bert", data.spec, width=128, feedforward=512, depth=1), data.spec)
+    counts = [sample_flops(objective, batch, 8) for batch in data.train_loader(None, 0, 40)]
+    assert max(counts) > 4 * min(counts)
+    for seed in range(5):
+        assert sample_flops(objective, typical_batch(data, None, seed), 8) == pytest.approx(np.mean(counts), rel=0.08)
