@@ -6,6 +6,7 @@ embeddings are looked up, which costs nothing; everything that is no matrix prod
 """
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from conftest import image_batch, text_batch, text_encoder, text_spec
@@ -13,7 +14,9 @@ from made_pairs import pair_batch, pair_spec
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from datamodules.image_text import Captioned, ImageTextData
 from datamodules.rows import Texts
+from datamodules.samples import Pictures
 from datamodules.text_task import TextTask
 from models.timm_encoder import TimmEncoder
 from objectives.clip import InfoNCE
@@ -199,3 +202,11 @@ def test_texts_of_all_lengths_are_counted_at_their_mean_whatever_the_seed():
     assert max(counts) > 4 * min(counts)
     for seed in range(5):
         assert sample_flops(objective, typical_batch(data, None, seed), 8) == pytest.approx(np.mean(counts), rel=0.08)
+
+
+def test_captions_are_as_wide_as_in_a_whole_batch_not_as_among_a_few():
+    words = [("a " * (20 if i % 16 == 0 else 2),) for i in range(128)]
+    pictures = Pictures(lambda _: PIL.Image.new("RGB", (8, 8)), 128)
+    splits = {name: Captioned.listed(pictures, words) for name in ("train", "val", "test")}
+    data = ImageTextData("made up", splits, [], text_spec().vocabulary, image_size=8, batch_size=64)
+    assert {tuple(typical_batch(data, None, seed)["ids"].shape) for seed in range(10)} == {(8, 24)}
