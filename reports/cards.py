@@ -11,6 +11,7 @@ from reports.runs import Run, Transfer
 from reports.scores import block, column, protocol, score, task
 
 MOST_BYTES = 12_000_000  # of pictures on one page; what is beyond stays in TensorBoard
+MANY = 4  # entrants with one budget, which are not listed by their names
 UNSAID = ("names", "seed", "resume")  # the title of a card says them
 UNEQUAL = (*UNSAID, "trainer", "monitor")  # speed changes nothing that is learned, and monitors only look
 
@@ -159,20 +160,29 @@ def _budgets(runs: Sequence[Run], names: dict[str, str]) -> list[str]:
             for test in run.transfers:
                 met.setdefault(block(test.result), {}).setdefault(names[run.anchor], set()).add(asked)
     for entrants in met.values():
-        if len(set(map(frozenset, entrants.values()))) > 1:
-            listed = ", ".join(f"{name} {' and '.join(sorted(budgets))}" for name, budgets in sorted(entrants.items()))
-            found.append(f"Entrants had different budgets: {listed}.")
+        groups: dict[str, list[str]] = {}
+        for name, budgets in sorted(entrants.items()):
+            groups.setdefault(" and ".join(sorted(budgets)), []).append(name)
+        if len(groups) > 1:
+            *few, (usual, most) = sorted(groups.items(), key=lambda group: len(group[1]))
+            listed = [f"{budget} for {' and '.join(sharing)}" for budget, sharing in few]
+            listed.append(f"{usual} for " + (" and ".join(most) if len(most) < MANY else f"the other {len(most)}"))
+            found.append(f"Entrants had different budgets: {', '.join(listed)}.")
     return sorted(set(found))
 
 
 def _budget(run: Run) -> str | None:
-    """ "2e+13 flops", as it was asked for; None where nothing says so, or there was no pre-training."""
+    """ "2e13 FLOPs", as it was asked for; None where nothing says so, or there was no pre-training."""
     asked = run.record.budget_asked if run.record is not None else {}
     if {"unit", "amount"} <= asked.keys():
-        return f"{asked['amount']:g} {asked['unit']}"
+        return _said(asked["amount"], asked["unit"])
     budget = run.config.get("budget")
     known = budget.items() if isinstance(budget, dict) else ()
-    return ", ".join(f"{most:g} {unit}" for unit, most in known if isinstance(most, int | float)) or None
+    return ", ".join(_said(most, unit) for unit, most in known if isinstance(most, int | float)) or None
+
+
+def _said(most: float, unit: str) -> str:
+    return f"{most:g} {'FLOPs' if unit == 'flops' else unit}".replace("e+", "e")
 
 
 def _test_samples(runs: Sequence[Run]) -> list[str]:

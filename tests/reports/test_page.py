@@ -261,7 +261,7 @@ def test_unequal_entrants_and_tests_are_warned_of_in_the_terminal_too(tmp_path, 
     done = here("compare.py", "report=outputs")
     said = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
     assert [line.partition("  ")[2] for line in said] == [
-        "Entrants had different budgets: byol 500 steps, mae 5 steps, simclr 500 steps.",
+        "Entrants had different budgets: 5 steps for mae, 500 steps for byol and simclr.",
         "linear on emoji was tested on 40 and 50 samples.",
     ]
     assert all(line.partition("  ")[2] in (tmp_path / "outputs" / "report.md").read_text() for line in said)
