@@ -106,14 +106,14 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     """
     kinds = _choices(hint)
     group = next((kind for kind in kinds if _is_group(kind)), None)
-    items = next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is list), Any)
+    items = next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is list), Any if hint is Any else None)
     if isinstance(value, dict) and "_target_" in value and group is not None:
         return  # a node, which is looked at as such
     if isinstance(value, dict) and group is not None:
         hints = _hints_within(name, value, group)
         for key, part in value.items():
             check_value(f"{name}.{key}", part, hints[key])
-    elif isinstance(value, list) and (hint is Any or any(isinstance(part, dict) for part in value)):
+    elif isinstance(value, list) and items is not None and (hint is Any or any(isinstance(part, dict) for part in value)):
         for number, part in enumerate(value):
             check_value(f"{name}[{number}]", part, items)
     elif not fits(value, hint):

@@ -147,6 +147,7 @@ def test_the_defaults_fit(group, choice):
         ("span_corruption", "objective.denoisers[0].mean_span", 0.5, "a finite number of 1 or more or null"),
         ("variational_autoencoder", "objective.bottleneck.weight", -1, "a finite number of 0 or more"),
         ("vector_quantised_autoencoder", "objective.bottleneck.commitment", -1, "a finite number of 0 or more"),
+        ("simclr", "objective.crop_scale", [{"a": 1}, 0.5], "a list of 2, each a number above 0 and at most 1"),
         ("emoji", "datamodule.image_size", 0, "a whole number of 1 or more or null"),
         ("emoji", "datamodule.test_fraction", 0, "a number above 0 and below 1"),
         ("emoji", "datamodule.batch_size", 0, "a whole number of 1 or more"),
