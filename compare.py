@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.command import command
@@ -12,8 +11,7 @@ from conf.settings import Compare, check_kinds
 store_comparison()
 
 
-@command
-@hydra.main(config_path=None, config_name=COMPARISON, version_base="1.3")
+@command(config_path=None, config_name=COMPARISON)
 def main(config: DictConfig) -> None:
     """Run what a plan lacks, then say what its results show and what they do not."""
     from hydra.core.hydra_config import HydraConfig

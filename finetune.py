@@ -4,7 +4,6 @@ import os
 import time
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf import build
@@ -12,8 +11,7 @@ from conf.command import command
 from conf.settings import Finetune, check_settings
 
 
-@command
-@hydra.main(config_path="conf", config_name="finetune", version_base="1.3")
+@command(config_path="conf", config_name="finetune")
 def main(config: DictConfig) -> float:
     """One transfer run; returns the test score."""
     import torch

@@ -1,6 +1,5 @@
 """Pre-train an encoder: config -> data -> encoder -> objective -> fit -> result."""
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf import build
@@ -11,8 +10,7 @@ from conf.settings import Train, check_settings
 OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if begins_here(resume) else ".", replace=True)
 
 
-@command
-@hydra.main(config_path="conf", config_name="train", version_base="1.3")
+@command(config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
     """One run; returns the validation k-NN accuracy, or minus the last loss where there are no labels."""
     import torch

@@ -178,9 +178,10 @@ def here(tmp_path):
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:
-    """The one line that a refused command ends with; fails where there is a traceback or no failure."""
+    """The one line that a refused command ends with; fails where there is a traceback, no failure or a line of Hydra's."""
     assert done.returncode not in (0, None), done.stdout
     assert "Traceback" not in done.stdout, done.stdout
+    assert "Error executing job" not in done.stdout or "-m" in done.args, done.stdout
     line = done.stdout.strip().splitlines()[-1]
     assert line.startswith("error: "), done.stdout
     return line

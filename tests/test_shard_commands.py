@@ -13,7 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_commands import SMALL
 
 from conf import build, read_choice
-from conf.command import command, quoted
+from conf.command import answered
+from conf.words import quoted
 from errors import BadInput
 from reports.result import read_result
 
@@ -48,7 +49,7 @@ class Spoilt(torch.utils.data.Dataset):
 
 
 def test_what_a_data_worker_finds_is_one_line_too(capsys):
-    @command
+    @answered
     def main() -> None:
         list(torch.utils.data.DataLoader(Spoilt(), batch_sampler=[[0], [1]], num_workers=1))
 

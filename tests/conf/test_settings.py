@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from conf.command import quoted
 from conf.composition import compose_settings
 from conf.settings import Compare, Finetune, Train, check_kinds, check_settings
+from conf.words import quoted
 from errors import BadInput
 
 COUNT, COUNT_OR_0 = "a whole number of 1 or more", "a whole number of 0 or more"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from conf.command import _exhausted
+from conf.endings import _exhausted
 from errors import BadInput
 
 SECONDS = 20  # a case may take

@@ -12,7 +12,7 @@ from forks import run
 from made_runs import words_for
 from same import differences
 
-from conf.command import _exhausted
+from conf.endings import _exhausted
 
 STEPS = 6
 SPEED = ["trainer.accelerator=cpu", "trainer.precision=fp32", "trainer.checkpoint_every_steps=2", "monitor.times=0"]

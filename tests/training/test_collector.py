@@ -6,7 +6,7 @@ import sys
 from torch import nn
 
 from conf import collector
-from conf.command import command
+from conf.command import answered
 from models.encoder import Encoder
 from training.trainer import prepare_speed
 
@@ -16,7 +16,7 @@ def test_a_command_collects_rarely_until_it_trains(monkeypatch):
     collector.collect_as_usual()  # whatever commands this process ran before
     thresholds = []
 
-    @command
+    @answered
     def main() -> None:
         thresholds.append(gc.get_threshold())
         prepare_speed(nn.ModuleList([Encoder()]), {"accelerator": "cpu", "precision": "fp32", "attention": "auto"})
