@@ -24,7 +24,16 @@ LONGEST = 32  # characters of a setting in a name
 
 def told_apart(results: Sequence[Result]) -> list[Result]:
     """The results, each with `transfer["apart"]`: kind of name -> what is added to it; see `reports.scores`."""
-    found: list[dict[str, str]] = [{} for _ in results]
+    apart = _by_pretraining(results, _by_settings(results))
+    return [
+        replace(result, transfer=result.transfer | {"apart": words}) if words else result
+        for result, words in zip(results, apart, strict=True)
+    ]
+
+
+def _by_settings(results: Sequence[Result]) -> list[dict[str, str]]:
+    """For each result: kind of name -> the settings in which not all results of that name agree."""
+    apart: list[dict[str, str]] = [{} for _ in results]
     for kind, settings in KINDS.items():
         named: dict[str, list[int]] = {}
         for i, result in enumerate(results):
@@ -32,30 +41,36 @@ def told_apart(results: Sequence[Result]) -> list[Result]:
         for members in named.values():
             words = _differences([results[i].transfer.get(settings) or {} for i in members])
             for i, word in zip(members, words, strict=True):
-                found[i] |= {kind: word} if word else {}
-    tests: dict[tuple, set[str]] = {}
-    for result, words in zip(results, found, strict=True):
-        tests.setdefault(_met(result, words), set()).add((result.data, words.get("pretraining")))
-    several = {key[:3] for key, data in tests.items() if len(data) > 1}
-    for result, words in zip(results, found, strict=True):
-        more = words.pop("pretraining", "")
-        if result.objective != "random" and _met(result, words)[:3] in several:
+                apart[i] |= {kind: word} if word else {}
+    return apart
+
+
+def _by_pretraining(results: Sequence[Result], apart: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Where encoders of one name that learned from different data meet on a test, the objective says from which.
+
+    Elsewhere, as in a plan whose every test has its own pre-training, the data would be said for nothing.
+    """
+    learned_from: dict[tuple, set[tuple]] = {}
+    for result, words in zip(results, apart, strict=True):
+        learned_from.setdefault(_encoder_and_test(result, words), set()).add((result.data, words.get("pretraining")))
+    several = {encoder for (encoder, _), data in learned_from.items() if len(data) > 1}
+    told = []
+    for result, words in zip(results, apart, strict=True):
+        more, words = words.get("pretraining", ""), {kind: word for kind, word in words.items() if kind != "pretraining"}
+        if result.objective != "random" and _encoder_and_test(result, words)[0] in several:
             words["objective"] = f"on {result.data} {more}".rstrip()
-    return [
-        replace(result, transfer=result.transfer | {"apart": words}) if words else result
-        for result, words in zip(results, found, strict=True)
-    ]
+        told.append(words)
+    return told
 
 
 def _name(result: Result, kind: str) -> str:
     return {"model": result.model, "pretraining": result.data}.get(kind) or result.transfer[kind]
 
 
-def _met(result: Result, words: dict[str, str]) -> tuple:
-    """What results have in common whose data of pre-training must be told apart: the encoder's name, and the test."""
+def _encoder_and_test(result: Result, words: dict[str, str]) -> tuple[tuple, tuple]:
     transfer = result.transfer
     test = transfer["data"], words.get("data"), transfer["protocol"], words.get("protocol"), transfer["label_fraction"]
-    return result.objective, result.model, words.get("model"), *test
+    return (result.objective, result.model, words.get("model")), test
 
 
 def _differences(settings: Sequence[dict[str, Any]]) -> list[str]:
