@@ -30,6 +30,7 @@ def main(config: DictConfig) -> float:
     from training.pretraining import Pretraining
     from training.progress import ProgressLine
     from training.ranks import join
+    from training.record import announce, finish
     from training.run import AUTO, Run, resumed, score
     from training.throughput import Throughput
     from training.trainer import build_trainer, fit, prepare_speed
@@ -87,9 +88,9 @@ def main(config: DictConfig) -> float:
     loader = data.train_loader(objective.views(), seed, course.most_steps, run.first_step, workers, ranks.rank, ranks.size)
     ranks.agree(run.claim)
     if ranks.first:
-        run.announce(module, data.spec, budget, flops, resolved, begins)
+        announce(run, module, data.spec, budget, flops, resolved, begins)
     fit(trainer, module, loader, run.resume_point)
-    found = run.finish(module, data.spec, budget, flops, resolved, monitors, energy)
+    found = finish(run, module, data.spec, budget, flops, resolved, monitors, energy)
     ranks.part()
     return found
 

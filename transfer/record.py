@@ -12,7 +12,7 @@ from models.encoder import Encoder
 from models.pair import Pair
 from reports.result import Result
 from training.memory import peak_memory_bytes
-from training.run import git_commit, versions
+from training.record import git_commit, versions
 from transfer.protocol import TransferProtocol, takes_pair
 from transfer.source import Source
 

@@ -54,15 +54,15 @@ def at_step(number: int, fault: Callable[[], None]) -> Callable[[], None]:
 
 
 def before_the_export() -> None:
-    import training.run
+    import training.record
 
-    real = training.run.save_encoder
+    real = training.record.save_encoder
 
     def save(*arguments):
         no_file_above(20_000)
         return real(*arguments)
 
-    training.run.save_encoder = save
+    training.record.save_encoder = save
 
 
 def eat_memory() -> None:

@@ -81,7 +81,7 @@ MOMENTS = {
     "between two renames": lambda: count_down(2, _module("training.checkpoints").os, "replace"),
     "while it is monitored": lambda: count_down(2, _module("training.monitors"), "rankme"),
     "in mid-epoch": lambda: count_down(5, _module("training.pretraining").Pretraining, "optimizer_step"),
-    "after the last checkpoint": lambda: count_down(1, _module("training.run").Run, "finish"),
+    "after the last checkpoint": lambda: count_down(1, _module("training.record"), "save_encoder"),
     "while the encoder is exported": lambda: count_down(1, _module("models.export").os, "replace"),
     "before the result is written": lambda: count_down(1, _module("reports.result").Result, "write"),
 }
@@ -181,7 +181,7 @@ def test_ctrl_c_at_moments_when_no_step_can_answer_it(whole, pictures, texts, tm
         if moment == "before its first step":
             _module("training.checkpoints").Checkpoints.setup = interrupt
         else:
-            _module("training.run").save_encoder = interrupt
+            _module("training.record").save_encoder = interrupt
 
     code, text = run(tmp_path, *words("mlm", pictures, texts), prepare=prepare)
     assert code == 128 + signal.SIGINT, text
