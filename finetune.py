@@ -17,6 +17,7 @@ def main(config: DictConfig) -> float:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
+    from training.memory import forget_peak
     from training.ranks import check_alone
     from training.trainer import prepare_speed
     from transfer.protocol import Bench, judged_part
@@ -33,6 +34,7 @@ def main(config: DictConfig) -> float:
     source = Source.find(settings, choices, protocol)
     seed = settings["seed"] = source.seed or 0 if settings["seed"] is None else settings["seed"]
     torch.manual_seed(seed)
+    forget_peak()
     opened = source.open_data(settings.get("datamodule"), protocol)
     data = judged_part(protocol, opened, settings["label_fraction"], seed)
     model = source.model_for(protocol, opened.spec, data.spec)

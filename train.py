@@ -26,6 +26,7 @@ def main(config: DictConfig) -> float:
     from training.fitting import check_fit, check_needs, face
     from training.flops import forward_flops, sample_flops, typical_batch
     from training.launch import launched
+    from training.memory import forget_peak
     from training.monitors import Monitors
     from training.pretraining import Pretraining
     from training.progress import ProgressLine
@@ -50,10 +51,10 @@ def main(config: DictConfig) -> float:
     run = ranks.agree(lambda: Run.open(settings, folder))
     if run.finished:
         return score(folder)
-    seed = run.config["seed"]
+    start, seed = run.start, run.config["seed"]
     torch.manual_seed(seed)
+    forget_peak()
 
-    start = run.start
     data = face(start.names, start.open_data())
     encoder = start.build_encoder(data.spec)
     check_needs(start.names, encoder, data.spec)

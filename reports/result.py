@@ -31,7 +31,7 @@ class Result:
         parameters: {"encoder", "total"}: how many numbers are in the encoder, and in everything that was trained.
         samples_per_second: of training, waiting for data included, monitors left out.
         seconds: wall-clock time of training, or of the whole protocol.
-        peak_memory_bytes: of the process.
+        peak_memory_bytes: of the process, without earlier jobs of its sweep.
         metrics: name -> number, or the name of what was chosen; accuracies are shares in [0, 1].
         settings: what every `auto` became, and counts of skipped samples.
         versions, git_commit: of packages and code.

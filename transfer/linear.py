@@ -55,13 +55,15 @@ class LinearProbe:
         search = partial(self.search, val_labels=val_labels, spec=data.spec)
         large = len(train_labels) > ENOUGH
         part = stratified(train_labels, ENOUGH / len(train_labels), bench.seed) if large else slice(None)
-        found = {
-            name: search(train[name][part].numpy(), train_labels[part], val=val[name].numpy())
-            for name in watched(candidates, "linear probe")
-        }
-        readout = max(found, key=lambda name: max(found[name].values()))  # of equals the encoder's own
-        by_strength = found[readout]
-        if large:
+        readout, by_strength = candidates[0], {}
+        if len(candidates) > 1:
+            found = {
+                name: search(train[name][part].numpy(), train_labels[part], val=val[name].numpy())
+                for name in watched(candidates, "linear probe")
+            }
+            readout = max(found, key=lambda name: max(found[name].values()))  # of equals the encoder's own
+            by_strength = found[readout]
+        if large or not by_strength:
             by_strength = search(train[readout].numpy(), train_labels, val=val[readout].numpy())
         strength = max(by_strength, key=by_strength.__getitem__)  # of equals the stronger regularisation
         both = np.concatenate([train[readout].numpy(), val[readout].numpy()])

@@ -40,3 +40,19 @@ def test_a_process_that_is_gone_has_no_peak():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert peak_resident_bytes(process.pid) is None
+
+
+FORGETFUL = f"""
+from training.memory import forget_peak, peak_memory_bytes
+held = b"x" * {LARGE}
+del held
+before = peak_memory_bytes()
+forget_peak()
+print(before - peak_memory_bytes())
+"""
+
+
+@pytest.mark.skipif(peak_resident_bytes("self") is None, reason="only Linux forgets it")
+def test_what_earlier_runs_of_a_process_needed_can_be_forgotten():
+    printed = subprocess.run([sys.executable, "-c", FORGETFUL], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(printed) > 0.9 * LARGE
