@@ -247,8 +247,13 @@ def test_the_part_that_chooses_a_readout_has_all_classes(data, bench, vit, monke
         return search(self, features, labels, **others)
 
     monkeypatch.setattr(LinearProbe, "search", watched)
-    assert LinearProbe(strengths=(1.0,), readout="pooled")(vit, data, bench)["accuracy"] > 1 / 3
-    assert classes == [[6, 6, 6], [18, 18, 18]]
+    assert LinearProbe(strengths=(1.0,))(vit, data, bench)["accuracy"] > 1 / 3
+    assert len(classes) > 2
+    assert all(count == [6, 6, 6] for count in classes[:-1])
+    assert classes.pop() == [18, 18, 18]
+    classes.clear()
+    LinearProbe(strengths=(1.0,), readout="pooled")(vit, data, bench)  # nothing to choose
+    assert classes == [[18, 18, 18]]
 
 
 def test_a_split_in_which_nothing_can_be_read_is_named(tmp_path, pictures, bench, vit):
