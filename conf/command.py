@@ -30,20 +30,20 @@ def command(**composition: str | None) -> Callable[[Callable[[DictConfig], Any]]
     """
 
     def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        failed: list[int] = []  # jobs of a sweep
+        failed: dict[int, Exception] = {}
         return answered(hydra.main(version_base="1.3", **composition)(_job(main, failed)), failed)
 
     return decorate
 
 
-def answered(main: Callable[[], Any], failed: list[int] | None = None) -> Callable[[], None]:
+def answered(main: Callable[[], Any], failed: dict[int, Exception] | None = None) -> Callable[[], None]:
     """What a user can get wrong ends in one line and a non-zero exit code, no traceback.
 
     A defect of this project still shows its whole traceback.
 
     Args:
         main: the command.
-        failed: numbers of the jobs of a sweep that have failed by its end.
+        failed: by its end, the numbers of the jobs of a sweep that failed, and why.
     """
 
     @functools.wraps(main)
@@ -66,7 +66,7 @@ def answered(main: Callable[[], Any], failed: list[int] | None = None) -> Callab
         if ending is None:
             raise error
         line, code = ending
-        if failed is not None and len(failed) > 1:
+        if failed and len(failed) > 1 and error in failed.values():  # not where a signal ended the sweep
             line = f"{len(failed)} jobs of the sweep failed ({', '.join(map(str, failed))}); the first: {line}"
         _say("error", line)
         sys.exit(code)
@@ -81,7 +81,7 @@ class _PastHydra(BaseException):
         self.error = error
 
 
-def _job(main: Callable[[DictConfig], Any], failed: list[int]) -> Callable[[DictConfig], Any]:
+def _job(main: Callable[[DictConfig], Any], failed: dict[int, Exception]) -> Callable[[DictConfig], Any]:
     @functools.wraps(main)
     def job(config: DictConfig) -> Any:
         from hydra.core.hydra_config import HydraConfig
@@ -96,14 +96,22 @@ def _job(main: Callable[[DictConfig], Any], failed: list[int]) -> Callable[[Dict
             if isinstance(error, RunStopped) and error.exit_code in STOPS:
                 error.add_note(f"the sweep ends with this job, {number}")
                 raise _PastHydra(error) from None
-            failed.append(number)
+            failed[number] = error
             ending = ending_of(error)
             if ending is None:
                 traceback.print_exception(error)
             _say(f"job {number} failed", ending[0] if ending else repr(error))
+            let_go(error)
             raise  # for the sweep's end, and for sweepers that look at what became of a job
 
     return job
+
+
+def let_go(error: BaseException | None) -> None:
+    """Clear the variables of where an error comes from: they hold a run's tensors, and Hydra keeps it until its sweep ends."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _say(what: str, line: str | None) -> None:

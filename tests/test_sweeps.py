@@ -43,6 +43,46 @@ def test_a_signal_ends_the_whole_sweep(tmp_path, pictures):
     assert [folder.name[0] for folder in (tmp_path / "sweep").iterdir() if folder.is_dir()] == ["0"]
 
 
+SWEPT = """
+import os, signal, sys, weakref
+sys.path.insert(0, {root!r})
+from conf.command import command
+from errors import BadInput, RunStopped
+
+class Tensor:
+    pass
+
+held = []
+
+@command(config_path=None, config_name=None)
+def main(config):
+    assert not [tensor for tensor in held if tensor() is not None], "an earlier job's"
+    tensor = Tensor()
+    held.append(weakref.ref(tensor))
+    if config.job == 2:
+        raise RunStopped("stopped by SIGTERM", 128 + signal.SIGTERM)
+    try:
+        raise MemoryError("here")
+    except MemoryError as error:
+        raise BadInput("too large") from error
+
+main()
+"""
+
+
+def test_what_a_failed_job_held_is_free_for_the_next_and_a_later_signal_has_the_last_word(tmp_path):
+    script = tmp_path / "swept.py"
+    script.write_text(SWEPT.format(root=str(ROOT)))
+    words = [sys.executable, str(script), "-m", "+job=0,1,2,3"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert done.stderr.splitlines() == [
+        "job 0 failed: too large",
+        "job 1 failed: too large",
+        "error: stopped by SIGTERM; the sweep ends with this job, 2",
+    ]
+
+
 def test_of_a_setting_that_a_choice_lacks_the_choice_is_named(here):
     line = error_line(here("train.py", "-m", "objective=mae,simclr,dino", "objective.mask_ratio=0.5"))
     assert re.search(r"with objective=simclr there is no setting 'objective.mask_ratio'; choices: .*temperature", line)
