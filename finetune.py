@@ -20,6 +20,7 @@ def main(config: DictConfig) -> float:
     from training.memory import forget_peak
     from training.ranks import check_alone
     from training.trainer import prepare_speed
+    from transfer.kept import Kept
     from transfer.protocol import Bench, judged_part
     from transfer.record import finish
     from transfer.source import Source
@@ -41,10 +42,13 @@ def main(config: DictConfig) -> float:
     resolved = prepare_speed(model, settings["trainer"])
     model.to(resolved["device"])
 
+    judged_on = source.data_settings(settings.get("datamodule"), choices.get("datamodule"), protocol)
+    about = {"checkpoint": source.name, "model": source.recorded_model(protocol), "data": judged_on, **resolved}
+    kept = Kept(about, settings["label_fraction"], seed)
     began = time.perf_counter()
-    metrics = protocol(model, data, Bench(folder, seed, settings["trainer"], resolved["precision"]))
+    metrics = protocol(model, data, Bench(folder, seed, settings["trainer"], resolved["precision"], kept))
     seconds = time.perf_counter() - began
-    return finish(folder, settings, choices, source, protocol, data, model, metrics, seconds, resolved)
+    return finish(folder, settings, choices, source, protocol, data, model, metrics, seconds, kept, resolved)
 
 
 if __name__ == "__main__":

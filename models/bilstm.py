@@ -3,6 +3,7 @@
 Shapes: B rows, L tokens a row, H width of one direction and of the embedding, D = 2 H, V vocabulary.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.spec import DataSpec
 from errors import BadInput
-from models.encoder import ALL_LAYERS, Encoder, Features, pool_tokens
+from models.encoder import ALL_LAYERS, POOLED, Encoder, Features, pool_tokens
 from models.text_encoder import TextInputs
 from ranges import Count, ShareBelow1
 
@@ -63,20 +64,24 @@ class BiLSTM(Encoder):
         pooled_BD = pool_tokens(torch.stack(layers).mean(0), inputs.present, "mean")
         return Features(layers[-1], pooled_BD, layers[-1][:, :0])
 
-    def readouts(self, inputs: TextInputs) -> dict[str, Tensor]:
+    @property
+    def readout_names(self) -> tuple[str, ...]:
         """The equal mix; every layer, as a mean and as what both directions know at their ends; all layers side by side.
 
         On the last a linear probe learns how to mix the layers (section 3.2), even each dimension for itself.
         """
+        blocks = (f"layer {number} {kind}" for number in range(1, len(self.blocks) + 1) for kind in ("mean", "ends"))
+        return (POOLED, "layer 0 mean", *blocks, ALL_LAYERS)
+
+    def readouts(self, inputs: TextInputs, names: Iterable[str]) -> dict[str, Tensor]:
         layers = self.net(inputs.ids, inputs.present)
         means = [pool_tokens(layer_BLD, inputs.present, "mean") for layer_BLD in layers]
-        read = {"pooled": torch.stack(means).mean(0)}
+        read = {POOLED: torch.stack(means).mean(0), ALL_LAYERS: torch.cat(means, dim=1)}
         for number, layer_BLD in enumerate(layers):
             read[f"layer {number} mean"] = means[number]
-            if number > 0:
-                last_BH = pool_tokens(layer_BLD, inputs.present, "last")[:, : self.width // 2]
-                read[f"layer {number} ends"] = torch.cat([last_BH, layer_BLD[:, 0, self.width // 2 :]], dim=1)
-        return read | {ALL_LAYERS: torch.cat(means, dim=1)}
+            last_BH = pool_tokens(layer_BLD, inputs.present, "last")[:, : self.width // 2]
+            read[f"layer {number} ends"] = torch.cat([last_BH, layer_BLD[:, 0, self.width // 2 :]], dim=1)
+        return {name: read[name] for name in names}
 
     @property
     def embedding_VD(self) -> Tensor:

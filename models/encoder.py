@@ -3,13 +3,15 @@
 Shapes: B rows, N tokens a row, D width, K kept patches a row.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-ALL_LAYERS = "all layers"  # the readout that has them side by side
+POOLED = "pooled"  # the readout that is the encoder's own pooling
+ALL_LAYERS = "all layers"  # the one that has all side by side
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,17 @@ class Encoder(nn.Module):
         """(B, K, D): what `forward` gives as tokens, at some places only, and cheaper where the last layer can be spared."""
         return take(self(inputs).tokens, place_BK)
 
-    def readouts(self, inputs: Any) -> dict[str, Tensor]:
-        """Vectors (B, any width) by name among which a frozen probe may choose, the encoder's own pooling first.
+    @property
+    def readout_names(self) -> tuple[str, ...]:
+        """Among what a frozen probe may choose, the encoder's own pooling first.
 
         `ALL_LAYERS` has several times the width, so a probe takes it only where it is asked for.
         """
-        return {"pooled": self(inputs).pooled}
+        return (POOLED,)
+
+    def readouts(self, inputs: Any, names: Iterable[str]) -> dict[str, Tensor]:
+        """Vectors (B, any width) of those names that are asked for."""
+        return {POOLED: self.embed(inputs)}
 
     def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(weights under the source library's own names, what is needed to build the module again)."""

@@ -4,6 +4,7 @@ Shapes: B rows, L tokens a row, D width, V vocabulary.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoConfig
 
 from datamodules.spec import DataSpec
 from errors import BadInput, nearest
-from models.encoder import ALL_LAYERS, Encoder, Features, pool_tokens
+from models.encoder import ALL_LAYERS, POOLED, Encoder, Features, pool_tokens
 from models.last_layer import allow_places, hidden_at
 from models.text_nets import (
     ENCODER_DECODERS,
@@ -166,18 +167,35 @@ class TextEncoder(Encoder):
         """(B, K, D): what `forward` gives as tokens, at some places only, and cheaper for that."""
         return hidden_at(self.net, self.arguments(inputs), place_BK)
 
-    def readouts(self, inputs: TextInputs) -> dict[str, Tensor]:
-        """Every layer and pooling as (B, D), the encoder's own choice first; last the means of all layers side by side.
+    @property
+    def readout_names(self) -> tuple[str, ...]:
+        """Every layer and pooling, the encoder's own choice first; last the means of all layers side by side.
 
         Layers know different things, and a linear probe learns how to mix them (Devlin et al. 2019, table 7).
         """
+        return (POOLED, *self._places, ALL_LAYERS)
+
+    @property
+    def _places(self) -> dict[str, tuple[int, str]]:
+        """Readout -> (layer, pooling), less the encoder's own; nothing but the mean says anything of the embedding, layer 0."""
+        depth = self.net.config.num_hidden_layers
+        offered = [(0, "mean"), *((layer, pool) for layer in range(1, depth + 1) for pool in POOLS)]
+        return {f"layer {layer} {pool}": (layer, pool) for layer, pool in offered if (layer, pool) != (depth, self.pool)}
+
+    def readouts(self, inputs: TextInputs, names: Iterable[str]) -> dict[str, Tensor]:
+        names = list(names)
+        if names == [POOLED]:
+            return super().readouts(inputs, names)
         hidden = self.net(**self.arguments(inputs), output_hidden_states=True).hidden_states
-        read = {"pooled": pool_tokens(hidden[-1], inputs.present, self.pool)}
-        for layer, hidden_BLD in enumerate(hidden):
-            for pool in POOLS:
-                if (layer, pool) != (len(hidden) - 1, self.pool) and not (layer == 0 and pool != "mean"):
-                    read[f"layer {layer} {pool}"] = pool_tokens(hidden_BLD, inputs.present, pool)
-        return read | {ALL_LAYERS: torch.cat([pool_tokens(hidden_BLD, inputs.present, "mean") for hidden_BLD in hidden], dim=1)}
+        places = {POOLED: (-1, self.pool)} | self._places
+
+        def read(name: str) -> Tensor:
+            if name == ALL_LAYERS:
+                return torch.cat([pool_tokens(hidden_BLD, inputs.present, "mean") for hidden_BLD in hidden], dim=1)
+            layer, pool = places[name]
+            return pool_tokens(hidden[layer], inputs.present, pool)
+
+        return {name: read(name) for name in names}
 
     @property
     def embedding_VD(self) -> Tensor:

@@ -105,6 +105,8 @@ def test_transfer_of_a_run_of_a_checkpoint_file_and_of_nothing_then_the_table(sw
     assert done.returncode == 0, done.stdout
     records = [json.loads(path.read_text()) for path in (sweep / "outputs" / "transfer").rglob("result.json")]
     assert len(records) == 6 + 4 + 1
+    shared = [record["transfer"]["protocol"] for record in records if "shared_seconds" in record["settings"]]
+    assert shared == 3 * ["linear"]  # of each checkpoint; with the seeds after the protocols two encoders take turns
     for record in records:
         assert {"accuracy", "macro_f1"} <= set(record["metrics"])
         assert record["transfer"]["num_labels"] > 0

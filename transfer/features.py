@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from datamodules.contract import Data
 from datamodules.loading import batches
 from errors import BadInput
-from models.encoder import Encoder
+from models.encoder import POOLED, Encoder
 from models.pair import Pair
 
 TEXTS_AT_ONCE = 256
@@ -38,40 +38,33 @@ def watched(steps: Iterable[Step], description: str, total: int | None = None) -
 
 
 def extract(
-    encoder: Encoder, data: Data, split: str, limit: int | None = None, workers: int = 0, precision: str = "fp32"
-) -> tuple[Tensor, Tensor]:
-    """(pooled features (n, D) float32, labels (n,)) on the CPU, in the evaluation loader's order.
+    encoder: Encoder,
+    data: Data,
+    split: str,
+    names: Iterable[str] = (POOLED,),
+    limit: int | None = None,
+    workers: int = 0,
+    precision: str = "fp32",
+) -> tuple[dict[str, Tensor], Tensor]:
+    """(readout -> features (n, D) float32, labels (n,)) on the CPU, in the evaluation loader's order.
 
     Args:
+        names: of the encoder's readouts.
         limit: take that many samples, evenly spaced.
         precision: "fp32", "bf16" or "fp16", of the forward pass.
     """
-
-    def pooled(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"pooled": encoder.embed(encoder.inputs(batch))}
-
-    read, batches_read = _read(encoder, pooled, data, split, limit, workers, precision)
-    return read["pooled"], batches_read["label"]
-
-
-def extract_readouts(
-    encoder: Encoder, data: Data, split: str, workers: int = 0, precision: str = "fp32"
-) -> tuple[dict[str, Tensor], Tensor]:
-    """As `extract`, but everything among which a probe may choose: readout -> (n, D)."""
-    read, batches_read = _read(
-        encoder, lambda batch: encoder.readouts(encoder.inputs(batch)), data, split, None, workers, precision
+    read, known = _read(
+        encoder, lambda batch: encoder.readouts(encoder.inputs(batch), names), data, split, limit, workers, precision
     )
-    return read, batches_read["label"]
+    return read, known["label"]
 
 
 def embed_pictures(
     pair: Pair, data: Data, split: str, workers: int = 0, precision: str = "fp32"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(unit vectors (n, E) float32, labels (n,), numbers in the split (n,)) of all readable pictures, on the CPU."""
-    read, batches_read = _read(
-        pair, lambda batch: {"image": pair.images(batch["views"][:, 0])}, data, split, None, workers, precision
-    )
-    return read["image"], batches_read["label"], batches_read["index"]
+    read, known = _read(pair, lambda batch: {"image": pair.images(batch["views"][:, 0])}, data, split, None, workers, precision)
+    return read["image"], known["label"], known["index"]
 
 
 def embed_texts(pair: Pair, texts: list[str], precision: str = "fp32") -> Tensor:

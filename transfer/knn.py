@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.contract import Data, Task
 from errors import BadInput
-from models.encoder import Encoder
+from models.encoder import POOLED, Encoder
 from ranges import Count, Positive
 from transfer.features import extract
 from transfer.protocol import Bench, scores
@@ -59,11 +59,10 @@ class KNN:
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
         (train, train_labels), (val, val_labels), (test, labels) = (
-            extract(encoder, data, split, workers=bench.trainer["workers"], precision=bench.precision)
-            for split in ("train", "val", "test")
+            bench.read(encoder, data, split) for split in ("train", "val", "test")
         )
-        bank, bank_labels = torch.cat([train, val]), torch.cat([train_labels, val_labels])
-        predicted = knn_predict(test, bank, bank_labels, data.spec.num_classes, self.k, self.temperature)
+        bank, bank_labels = torch.cat([train[POOLED], val[POOLED]]), torch.cat([train_labels, val_labels])
+        predicted = knn_predict(test[POOLED], bank, bank_labels, data.spec.num_classes, self.k, self.temperature)
         return scores(predicted.numpy(), labels.numpy(), data.spec)
 
 
@@ -76,8 +75,8 @@ def validation_probe(encoder: Encoder, data: Data, bank: int, queries: int) -> t
     captioned = (encoder.modality, data.modality) == ("text", "image_text")
     task = data.caption_task if captioned else data.task
     if task is None or task.spec.num_classes < 2:
-        return extract(encoder, data, "val", queries)[0], None
-    query, labels = extract(encoder, task, "val", queries)
-    known, known_labels = extract(encoder, task, "train", bank)
-    predicted = knn_predict(query, known, known_labels, task.spec.num_classes, min(20, len(known)))
-    return query, float((predicted == labels).float().mean())
+        return extract(encoder, data, "val", limit=queries)[0][POOLED], None
+    query, labels = extract(encoder, task, "val", limit=queries)
+    known, known_labels = extract(encoder, task, "train", limit=bank)
+    predicted = knn_predict(query[POOLED], known[POOLED], known_labels, task.spec.num_classes, min(20, len(known_labels)))
+    return query[POOLED], float((predicted == labels).float().mean())

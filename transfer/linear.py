@@ -1,7 +1,7 @@
 """Linear probe: multinomial logistic regression on frozen, standardised features."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -19,7 +19,7 @@ from datamodules.splits import stratified
 from errors import BadInput, nearest
 from models.encoder import ALL_LAYERS, Encoder
 from ranges import Count, Positive
-from transfer.features import extract_readouts, watched
+from transfer.features import watched
 from transfer.protocol import Bench, scores
 
 ENOUGH = 5_000  # training samples to tell readouts apart
@@ -47,10 +47,10 @@ class LinearProbe:
     readout: str | None = None
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
-        read = partial(extract_readouts, encoder, data, workers=bench.trainer["workers"], precision=bench.precision)
-        val, val_labels = read("val")
-        candidates = self.candidates(val)  # before the long splits are read: it may refuse
-        (train, train_labels), (test, labels) = read("train"), read("test")
+        candidates = self.candidates(encoder.readout_names)
+        (train, train_labels), (val, val_labels), (test, labels) = (
+            bench.read(encoder, data, split, candidates) for split in ("train", "val", "test")
+        )
         train_labels, val_labels, labels = train_labels.numpy(), val_labels.numpy(), labels.numpy()
         search = partial(self.search, val_labels=val_labels, spec=data.spec)
         large = len(train_labels) > ENOUGH
@@ -76,7 +76,7 @@ class LinearProbe:
             "readout": readout,
         }
 
-    def candidates(self, offered: Iterable[str]) -> list[str]:
+    def candidates(self, offered: Collection[str]) -> list[str]:
         """The readouts among which is chosen.
 
         Raises:

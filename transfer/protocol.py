@@ -1,17 +1,22 @@
 """The contract of a transfer protocol: an encoder and labelled data in, metrics out, the test split read once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from conf import choices_of, modality
 from datamodules.contract import Data, Task
 from datamodules.spec import DataSpec
 from errors import BadInput
-from models.encoder import Encoder
+from models.encoder import POOLED, Encoder
 from models.pair import Pair
+from transfer.features import extract
+from transfer.kept import Kept
 
 LABELLED = {
     "text": "datamodule=text_classification, glue or kjv",
@@ -29,12 +34,21 @@ class Bench:
         seed: of everything random.
         trainer: the config node `trainer`.
         precision: "fp32", "bf16" or "fp16", resolved.
+        kept: what earlier transfers of the same process have read; None reads everything anew.
     """
 
     folder: Path
     seed: int
     trainer: dict[str, Any]
     precision: str
+    kept: Kept | None = None
+
+    def read(
+        self, encoder: Encoder, data: Task, split: str, names: Iterable[str] = (POOLED,)
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """(readout -> frozen features (n, D) float32, labels (n,)) of a split, on the CPU."""
+        anew = partial(extract, encoder, data, split, names, workers=self.trainer["workers"], precision=self.precision)
+        return anew() if self.kept is None else self.kept.read(encoder, split, names, anew)
 
 
 class TransferProtocol(Protocol):

@@ -13,6 +13,7 @@ from models.pair import Pair
 from reports.result import Result
 from training.memory import peak_memory_bytes
 from training.record import git_commit, versions
+from transfer.kept import Kept
 from transfer.protocol import TransferProtocol, takes_pair
 from transfer.source import Source
 
@@ -33,6 +34,7 @@ def finish(
     model: Encoder | Pair,
     metrics: dict[str, float | str],
     seconds: float,
+    kept: Kept,
     resolved: dict[str, str],
 ) -> float:
     """Write `config.yaml` and `result.json`, print what was found; returns the test score."""
@@ -48,10 +50,10 @@ def finish(
         seed=source.seed if source.seed is not None else settings["seed"],
         budget_spent=source.cost,
         parameters={"encoder": sum(weight.numel() for weight in model.parameters())},
-        seconds=seconds,
-        peak_memory_bytes=peak_memory_bytes(),
+        seconds=seconds + kept.seconds,
+        peak_memory_bytes=max(peak_memory_bytes(), kept.peak_memory_bytes),
         metrics=metrics,
-        settings=resolved,
+        settings=resolved | ({"shared_seconds": kept.seconds} if kept.seconds else {}),
         versions=versions(),
         git_commit=git_commit(),
         transfer={
@@ -72,7 +74,8 @@ def finish(
     )
     path = result.write(folder)
     print(f"{name} of {source.objective} ({source.name}) on {data.spec.name}, {num_labels} labels: {shown(metrics)}")
-    print(f"{seconds:.1f} s  result: {path}")
+    shared = f", and {kept.seconds:.1f} s of reading that an earlier job did" if kept.seconds else ""
+    print(f"{seconds:.1f} s{shared}  result: {path}")
     print(f"next: python compare.py report={settings['outputs']}")
     return metrics[metric]
 

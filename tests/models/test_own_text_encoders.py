@@ -33,14 +33,15 @@ def test_padding_changes_nothing(encoder):
     present = torch.arange(16) < torch.tensor([[16], [9]])
     inputs = encoder.inputs({"ids": ids.masked_fill(~present, PAD), "present": present})
     with torch.no_grad():
-        padded, read, alone = encoder(inputs), encoder.readouts(inputs), encoder(encoder.inputs({"ids": ids[1:, :9]}))
-        read_alone = encoder.readouts(encoder.inputs({"ids": ids[1:, :9]}))
+        padded, alone = encoder(inputs), encoder(encoder.inputs({"ids": ids[1:, :9]}))
+        read = encoder.readouts(inputs, encoder.readout_names)
+        read_alone = encoder.readouts(encoder.inputs({"ids": ids[1:, :9]}), encoder.readout_names)
     torch.testing.assert_close(padded.tokens[1, :9], alone.tokens[0])
     torch.testing.assert_close(padded.pooled[1], alone.pooled[0])
-    assert read.keys() == read_alone.keys()
+    assert tuple(read) == tuple(read_alone) == encoder.readout_names
     for name, value in read.items():
         torch.testing.assert_close(value[1], read_alone[name][0], msg=lambda text, name=name: f"{name}: {text}")
-    assert next(iter(read)) == "pooled"
+    assert encoder.readout_names[0] == "pooled"
     torch.testing.assert_close(read["pooled"], padded.pooled)
     assert padded.tokens.shape == (2, 16, encoder.width)
     assert padded.prefix.shape == (2, 0, encoder.width)
@@ -101,7 +102,7 @@ def test_two_lstms_offer_their_layers_and_a_mix():
     encoder = BiLSTM(text_spec(), width=16, depth=2).eval()
     inputs = encoder.inputs({"ids": text_batch(3)["ids"]})
     with torch.no_grad():
-        read, layers = encoder.readouts(inputs), encoder.net(inputs.ids, None)
+        read, layers = encoder.readouts(inputs, encoder.readout_names), encoder.net(inputs.ids, None)
     means = [layer.mean(1) for layer in layers]
     torch.testing.assert_close(read["pooled"], sum(means) / 3)
     torch.testing.assert_close(read["all layers"], torch.cat(means, dim=1))

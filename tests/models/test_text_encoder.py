@@ -250,8 +250,11 @@ def test_readouts_are_layers_and_pools_with_the_encoders_own_first(encoder):
     present = torch.arange(16) < torch.tensor([[16], [9]])
     inputs = encoder.inputs({"ids": ids, "present": present})
     with torch.no_grad():
-        read, features = encoder.readouts(inputs), encoder(inputs)
-    assert next(iter(read)) == "pooled"
+        read, features = encoder.readouts(inputs, encoder.readout_names), encoder(inputs)
+        for name in encoder.readout_names:
+            close(encoder.readouts(inputs, [name])[name], read[name])
+    assert encoder.readout_names[0] == "pooled"
+    assert tuple(read) == encoder.readout_names
     close(read["pooled"], features.pooled)
     assert len(read) == 1 + 1 + 3 + 2 + 1  # own; the embedding's mean; the first block; the last, less its own; all of them
     means = [read["layer 0 mean"], read["layer 1 mean"], read["pooled"]]

@@ -80,7 +80,7 @@ def test_what_is_read_of_an_encoder_touches_its_own_device_alone(name):
             for tensors in (part._parameters, part._buffers):
                 tensors |= {name: there(tensor) for name, tensor in tensors.items() if tensor is not None}
         inputs = encoder.inputs({name: there(value) for name, value in batch.items()})
-        read = {"embedded": encoder.embed(inputs)} | encoder.readouts(inputs)
+        read = {"embedded": encoder.embed(inputs)} | encoder.readouts(inputs, encoder.readout_names)
         assert {value.device.type for value in read.values()} == {"cuda"}
 
 

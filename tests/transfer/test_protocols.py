@@ -226,7 +226,7 @@ def test_every_strength_gets_the_optimum(num_classes, num_features):
 
 
 def test_a_readout_is_chosen_among_single_layers_or_taken_by_name():
-    offered = {"pooled": None, "layer 0 mean": None, ALL_LAYERS: None}
+    offered = ("pooled", "layer 0 mean", ALL_LAYERS)
     assert LinearProbe().candidates(offered) == ["pooled", "layer 0 mean"]
     assert LinearProbe(readout=ALL_LAYERS).candidates(offered) == [ALL_LAYERS]
     with pytest.raises(BadInput, match="no transfer.readout 'layer 9 mean'; did you mean layer 0 mean"):
@@ -247,7 +247,8 @@ def test_the_part_that_chooses_a_readout_has_all_classes(data, bench, vit, monke
         return search(self, features, labels, **others)
 
     monkeypatch.setattr(LinearProbe, "search", watched)
-    monkeypatch.setattr(vit, "readouts", lambda inputs: dict.fromkeys(("pooled", "another"), vit.embed(inputs)))
+    monkeypatch.setattr(type(vit), "readout_names", ("pooled", "another"))
+    monkeypatch.setattr(vit, "readouts", lambda inputs, names: dict.fromkeys(names, vit.embed(inputs)))
     assert LinearProbe(strengths=(1.0,))(vit, data, bench)["accuracy"] > 1 / 3
     assert classes == [[6, 6, 6], [6, 6, 6], [18, 18, 18]]
     classes.clear()
