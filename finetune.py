@@ -35,6 +35,7 @@ def main(config: DictConfig) -> float:
     source = Source.find(settings, choices, protocol)
     seed = settings["seed"] = source.seed or 0 if settings["seed"] is None else settings["seed"]
     torch.manual_seed(seed)
+    kept = Kept.of(source.read_as(settings, choices, protocol), settings["label_fraction"], seed)
     forget_peak()
     opened = source.open_data(settings.get("datamodule"), protocol)
     data = judged_part(protocol, opened, settings["label_fraction"], seed)
@@ -42,9 +43,6 @@ def main(config: DictConfig) -> float:
     resolved = prepare_speed(model, settings["trainer"])
     model.to(resolved["device"])
 
-    judged_on = source.data_settings(settings.get("datamodule"), choices.get("datamodule"), protocol)
-    about = {"checkpoint": source.name, "model": source.recorded_model(protocol), "data": judged_on, **resolved}
-    kept = Kept(about, settings["label_fraction"], seed)
     began = time.perf_counter()
     metrics = protocol(model, data, Bench(folder, seed, settings["trainer"], resolved["precision"], kept))
     seconds = time.perf_counter() - began

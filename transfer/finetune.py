@@ -23,7 +23,6 @@ from training.pretraining import Pretraining
 from training.progress import ProgressLine
 from training.trainer import build_trainer, fit, prepare_speed
 from transfer.features import frozen
-from transfer.kept import let_go
 from transfer.protocol import Bench, scores
 
 USUAL = {  # He et al. 2022, table 9, at the size of an afternoon; Devlin et al. 2019, appendix A.3
@@ -64,7 +63,6 @@ class FineTune:
     drop_path: ShareBelow1 = 0.1
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
-        let_go()
         epochs, batch_size, base_lr, label_smoothing = (
             value if (value := getattr(self, name)) is not None else usual for name, usual in USUAL[encoder.modality].items()
         )

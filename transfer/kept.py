@@ -5,7 +5,6 @@ record counts what reading them took, so that a protocol is not cheaper for its 
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -34,12 +33,18 @@ class Shelf:
     """The readings of one encoder on one task.
 
     Attributes:
-        whose: tells it from all others.
+        about: what decides, beside the weights, what is read; None where nothing is kept.
+        weights: digest of those that it was read with.
         readings: (split, and which part of it) -> what was read.
     """
 
-    whose: str = ""
+    about: dict[str, Any] | None = None
+    weights: str = ""
     readings: dict[tuple, Reading] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Free what is kept."""
+        self.about, self.weights, self.readings = None, "", {}
 
 
 SHELF = Shelf()
@@ -49,26 +54,34 @@ SHELF = Shelf()
 class Kept:
     """One transfer's access to what earlier ones of its process have read.
 
-    Args:
-        about: what decides what is read beside the weights and the part of the labels: model, data, precision, device.
-        label_fraction, seed: which part of the labels; the test split is always whole.
-
     Attributes:
-        seconds: that reading once took of what this transfer was given.
+        label_fraction, seed: which part of the labels it is given; the test split is always whole.
+        seconds: that reading once took of what it was given.
         peak_memory_bytes: that it once needed.
     """
 
-    about: dict[str, Any]
     label_fraction: float
     seed: int
     seconds: float = 0.0
     peak_memory_bytes: int = 0
 
+    @classmethod
+    def of(cls, about: dict[str, Any], label_fraction: float, seed: int) -> "Kept":
+        """What is kept about another encoder or task goes, before the memory of this transfer is counted.
+
+        Args:
+            about: what decides, beside the weights and the part of the labels, what is read; {} where nothing will be.
+        """
+        if about != SHELF.about:
+            SHELF.clear()
+            SHELF.about = about
+        return cls(label_fraction, seed)
+
     def read(self, encoder: Encoder, split: str, names: Iterable[str], anew: Callable[[], Vectors]) -> Vectors:
         """Vectors of a split by readout; `anew` reads those of `names`."""
-        whose = identity(encoder, self.about)
-        if whose != SHELF.whose:
-            SHELF.whose, SHELF.readings = whose, {}
+        weights = digest(encoder)
+        if weights != SHELF.weights:
+            SHELF.weights, SHELF.readings = weights, {}
         part = (split,) if split == "test" or self.label_fraction == 1 else (split, self.label_fraction, self.seed)
         known = SHELF.readings.get(part)
         if known is not None and set(names) <= known.vectors[0].keys():
@@ -81,15 +94,10 @@ class Kept:
         return vectors
 
 
-def let_go() -> None:
-    """Free what is kept, for protocols that read nothing."""
-    SHELF.whose, SHELF.readings = "", {}
-
-
-def identity(encoder: Encoder, about: dict[str, Any]) -> str:
-    """The same for the same weights and the same `about`."""
-    digest = hashlib.sha256(json.dumps([type(encoder).__qualname__, about], sort_keys=True, default=str).encode())
+def digest(encoder: Encoder) -> str:
+    """The same for the same weights."""
+    found = hashlib.sha256()
     for name, weight in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        found.update(name.encode())
+        found.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

@@ -4,6 +4,7 @@ Shapes: Q queries, N bank, D width, K neighbours, C classes.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,7 @@ class KNN:
 
     k: Count = 20
     temperature: Positive = 0.07
+    reads: ClassVar[bool] = True
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
         (train, train_labels), (val, val_labels), (test, labels) = (

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import MinLen
@@ -45,6 +45,7 @@ class LinearProbe:
     strengths: Annotated[tuple[Positive, ...], MinLen(1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
     max_iter: Count = 1000
     readout: str | None = None
+    reads: ClassVar[bool] = True
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
         candidates = self.candidates(encoder.readout_names)

@@ -58,6 +58,7 @@ class TransferProtocol(Protocol):
         takes: "pair" where it compares pictures with texts, instead of "encoder".
         judges: "captions" where it needs no classes, instead of "labels".
         metric: what it reports first, instead of the task's `spec.selection`.
+        reads: True where it asks for frozen features by `bench.read`, which earlier transfers may have read.
     """
 
     def __call__(self, model: Encoder | Pair, data: Task, bench: Bench) -> dict[str, float | str]:

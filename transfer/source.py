@@ -177,6 +177,18 @@ class Source:
         data = build(settings) if learned is None else open_for(learned, settings)
         return data.caption_task or data if (encoded, found) == ("text", "image_text") else data
 
+    def read_as(self, settings: dict[str, Any], choices: dict[str, str | None], protocol: TransferProtocol) -> dict[str, Any]:
+        """What decides, beside the weights, which features a protocol reads; {} where it reads none."""
+        if not getattr(protocol, "reads", False):
+            return {}
+        return {
+            "checkpoint": self.name,
+            "model": self.recorded_model(protocol),
+            "seed": settings["seed"] if self.objective == RANDOM else None,
+            "data": self.data_settings(settings.get("datamodule"), choices.get("datamodule"), protocol),
+            "trainer": settings["trainer"],
+        }
+
     def recorded_model(self, protocol: TransferProtocol) -> dict[str, Any]:
         """The settings of the model; of a fresh pair with the text model beside it."""
         settings = self.model_settings or self.config["model"]

@@ -1,12 +1,14 @@
 """What is read once for a sweep is what each transfer would have read alone, and its record says what that would have cost."""
 
 import copy
+import inspect
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
+from conf import choices_of, class_of
 from datamodules.text_classification import TextClassification
 from models.bilstm import BiLSTM
 from models.encoder import ALL_LAYERS
@@ -16,15 +18,16 @@ from transfer.finetune import FineTune
 from transfer.knn import KNN
 from transfer.linear import LinearProbe
 from transfer.protocol import Bench
+from transfer.source import Source
 
 ABOUT = {"data": "three colours", "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
 def empty():
-    kept.let_go()
+    kept.SHELF.clear()
     yield
-    kept.let_go()
+    kept.SHELF.clear()
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def bench(tmp_path) -> Bench:
 
 
 def sharing(bench: Bench, about: dict = ABOUT, label_fraction: float = 1.0, seed: int = 0) -> Bench:
-    return replace(bench, kept=kept.Kept(about, label_fraction, seed))
+    return replace(bench, kept=kept.Kept.of(about, label_fraction, seed))
 
 
 @pytest.fixture
@@ -76,9 +79,6 @@ def test_another_encoder_or_other_data_are_read_anew(data, vit, bench, reads):
         next(vit.parameters()).view(-1)[0] += 1e-3
     KNN(k=5)(vit, data, sharing(bench, ABOUT | {"data": "another"}))
     assert reads == {split: 3 for split in ALL_ONCE}
-    kept.let_go()
-    KNN(k=5)(vit, data, sharing(bench, ABOUT | {"data": "another"}))
-    assert reads == {split: 4 for split in ALL_ONCE}
 
 
 def test_readouts_that_were_not_read_are(texts, tmp_path, bench, reads):
@@ -112,12 +112,28 @@ def test_what_reading_took_is_counted_wherever_it_was_done(data, vit, bench, mon
     assert second.kept.peak_memory_bytes == 30
 
 
-def test_fine_tuning_needs_the_memory_for_itself(data, vit, bench):
+def test_what_is_kept_goes_before_the_memory_of_another_transfer_is_counted(data, vit, bench):
     KNN(k=5)(vit, data, sharing(bench))
+    kept.Kept.of(dict(ABOUT), 0.1, 1)
     assert kept.SHELF.readings
-    with pytest.raises(KeyError):  # it goes no further than asking where it is to run
-        FineTune(torch.optim.AdamW)(vit, data, sharing(bench))
+    kept.Kept.of(ABOUT | {"checkpoint": "another"}, 1.0, 0)
     assert not kept.SHELF.readings
+
+
+def test_who_reads_says_so_and_others_keep_nothing():
+    """`finetune` and all others that leave `bench.read` alone need the memory for themselves."""
+    for name in choices_of("transfer"):
+        cls = class_of("transfer", name)
+        assert getattr(cls, "reads", False) == ("bench.read(" in inspect.getsource(cls)), name
+    source = Source("none", "random", "vit_t", model_settings={"depth": 2, "_target_": "models"})
+    settings = {"seed": 3, "trainer": {"workers": 0}, "datamodule": {"root": "a"}}
+    choices = {"datamodule": "image_folder"}
+    assert source.read_as(settings, choices, FineTune(torch.optim.AdamW)) == {}
+    about = source.read_as(settings, choices, KNN())
+    assert about == source.read_as(settings, choices, LinearProbe())
+    assert about != source.read_as(settings | {"seed": 4}, choices, KNN())  # other weights
+    trained = replace(source, name="run", objective="mae")
+    assert trained.read_as(settings, choices, KNN()) == trained.read_as(settings | {"seed": 4}, choices, KNN())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool, torch.int64])
@@ -125,5 +141,5 @@ def test_weights_of_every_kind_tell_encoders_apart(vit, dtype):
     ones, zeros = (copy.deepcopy(vit) for _ in range(2))
     ones.register_buffer("more", torch.ones((), dtype=dtype))
     zeros.register_buffer("more", torch.zeros((), dtype=dtype))
-    assert kept.identity(ones, ABOUT) != kept.identity(zeros, ABOUT)
-    assert kept.identity(ones, ABOUT) == kept.identity(copy.deepcopy(ones), dict(ABOUT))
+    assert kept.digest(ones) != kept.digest(zeros)
+    assert kept.digest(ones) == kept.digest(copy.deepcopy(ones))
