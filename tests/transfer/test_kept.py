@@ -120,6 +120,12 @@ def test_what_is_kept_goes_before_the_memory_of_another_transfer_is_counted(data
     assert not kept.SHELF.readings
 
 
+def test_a_protocol_that_does_not_say_that_it_reads_is_given_nothing_of_others(data, vit, bench, reads):
+    for _ in range(2):  # of two data sets, for all that is known
+        KNN(k=5)(vit, data, sharing(bench, {}))
+    assert reads == {split: 2 for split in ALL_ONCE}
+
+
 def test_who_reads_says_so_and_others_keep_nothing():
     """`finetune` and all others that leave `bench.read` alone need the memory for themselves."""
     for name in choices_of("transfer"):
