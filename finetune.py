@@ -44,7 +44,8 @@ def main(config: DictConfig) -> float:
     model.to(resolved["device"])
 
     began = time.perf_counter()
-    metrics = protocol(model, data, Bench(folder, seed, settings["trainer"], resolved["precision"], kept))
+    trainer = settings["trainer"] | {"workers": resolved["workers"]}
+    metrics = protocol(model, data, Bench(folder, seed, trainer, resolved["precision"], kept))
     seconds = time.perf_counter() - began
     return finish(folder, settings, choices, source, protocol, data, model, metrics, seconds, kept, resolved)
 

@@ -51,7 +51,7 @@ def main(config: DictConfig) -> float:
     run = ranks.agree(lambda: Run.open(settings, folder))
     if run.finished:
         return score(folder)
-    start, seed = run.start, run.config["seed"]
+    start, seed, speed = run.start, run.config["seed"], run.config["trainer"]
     torch.manual_seed(seed)
     forget_peak()
 
@@ -62,30 +62,30 @@ def main(config: DictConfig) -> float:
     begins = start.described(with_heads=start.load_heads(objective))
     objective.check_batch(data.batch_size)
     optimization = build(run.config["optimizer"])
-    resolved = prepare_speed(objective, run.config["trainer"]) | ranks.described(run.config["trainer"]["strategy"])
+    resolved = prepare_speed(objective, speed, ranks.local_size) | ranks.described(speed["strategy"])
 
     budget = Budget.of(run.config["budget"], run.config["trial_flops"])
-    check_batch(data.batch_size, ranks.size, run.config["trainer"]["accumulate"])
+    check_batch(data.batch_size, ranks.size, speed["accumulate"])
     batch = typical_batch(data, objective.views(), seed)
-    check_accumulation(objective, batch, run.config["trainer"]["accumulate"])
+    check_accumulation(objective, batch, speed["accumulate"])
     flops = sample_flops(objective, batch, data.batch_size)
     course = budget.course(data.batch_size, data.spec, flops)
 
     recipes = {name: part.exported()[1] for name, part in objective.exports().items()}
-    arrangement = Arrangement.of(run.config["trainer"], resolved)
+    arrangement = Arrangement.of(speed, resolved)
     if ranks.size > 1:
         freeze_unused(objective, batch)
     plain = {"config": run.config, "data": data.spec.facts, **recipes}
     module = Pretraining(objective, optimization, course, data.batch_size, seed, plain, arrangement)
     picture_flops = forward_flops(encoder, batch)
     monitors = Monitors(data, validation_probe, **run.config["monitor"], sample_flops=flops, picture_flops=picture_flops)
-    checkpoints = Checkpoints(run.folder, run.config["trainer"]["checkpoint_every_steps"])
+    checkpoints = Checkpoints(run.folder, speed["checkpoint_every_steps"])
     energy = Energy()
     throughput = Throughput(flops, data.spec.block_length if data.modality == "text" else 1, resolved["precision"])
     callbacks = [ProgressLine(), monitors, energy, checkpoints, throughput]
     resumed_at = run.first_step if run.begun else None
-    trainer = build_trainer(run.config["trainer"], run.folder, course, optimization.clip_norm, callbacks, ranks, resumed_at)
-    workers = run.config["trainer"]["workers"]
+    trainer = build_trainer(speed, run.folder, course, optimization.clip_norm, callbacks, ranks, resumed_at)
+    workers = resolved["workers"]
     loader = data.train_loader(objective.views(), seed, course.most_steps, run.first_step, workers, ranks.rank, ranks.size)
     ranks.agree(run.claim)
     if ranks.first:

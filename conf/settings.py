@@ -4,7 +4,7 @@ Those of nodes with a class stand in its signature; here are the others.
 """
 
 import typing
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Ge
 
@@ -31,7 +31,7 @@ class Trainer(TypedDict, total=False):
     activation_checkpointing: bool
     half_stream: bool
     compile: bool
-    workers: CountOr0
+    workers: CountOr0 | Literal["auto"]
     checkpoint_every_steps: Count
     sharded_checkpoints: bool
 

@@ -161,6 +161,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (str, bool, type(None)):
         return isinstance(value, hint)
+    if origin is typing.Literal:
+        return value in inner
     if origin is tuple or hint is tuple:
         if not isinstance(value, list | tuple):
             return False
@@ -200,6 +202,8 @@ def _spoken(hint: Any) -> str:
         return " or ".join(dict.fromkeys(_spoken(choice) for choice in inner))
     if origin is Annotated:
         return _spoken_range(inner[0], _bounds(inner[1:]))
+    if origin is typing.Literal:
+        return " or ".join(map(str, inner))
     if origin is tuple and (inner[1:] == (...,) or len(set(inner)) == 1):
         return f"a list{'' if inner[1:] == (...,) else f' of {len(inner)}'}, each {_spoken(inner[0])}"
     if origin is tuple:

@@ -89,7 +89,11 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (FINETUNE, ["checkpoint=none", "label_fraction=0"], "label_fraction must be a number above 0 and at most 1, not 0"),
         (FINETUNE, ["checkpoint=none", "label_fraction=abc"], "label_fraction must be a number above 0 .*, not 'abc'"),
         (FINETUNE, ["checkpoint=none", "transfer.k=0"], "transfer.k must be a whole number of 1 or more, not 0"),
-        (FINETUNE, ["checkpoint=none", "trainer.workers=-1"], "trainer.workers must be a whole number of 0 or more, not -1"),
+        (
+            FINETUNE,
+            ["checkpoint=none", "trainer.workers=-1"],
+            "trainer.workers must be a whole number of 0 or more or auto, not -1",
+        ),
         (TRAIN, ["budget.tokens=1e6"], "budget.tokens counts tokens of text, and 'emoji' has none; choices: budget.steps"),
         (TRAIN, ["budget.minutes=0"], "budget.minutes must be a positive number, not 0"),
         (TRAIN, ["budget.minutes=1e-9", "monitor.times=0", "model.depth=1"], "budget.minutes=1e-09 is smaller than one step"),

@@ -30,6 +30,7 @@ from training.course import Course
 from training.ranks import Ranks
 from training.sharding import Sharded
 
+MOST_WORKERS = 8
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -125,10 +126,10 @@ def _strategy(settings: dict[str, Any], ranks: Ranks) -> Strategy | str:
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
+def prepare_speed(module: nn.Module, settings: dict[str, Any], local_ranks: int = 1) -> dict[str, Any]:
     """Set the kernels of attention and, on a GPU, of GELU inside a module, Python's collector and on a CPU the allocator.
 
-    Returns what every `auto` became, for log and result.
+    Returns what every `auto` became, for log and result; `local_ranks` processes share this machine's cores.
 
     Raises:
         BadInput: a setting is none of its choices, or the accelerator is not here.
@@ -146,7 +147,8 @@ def prepare_speed(module: nn.Module, settings: dict[str, Any]) -> dict[str, str]
         fuse_gelu(module)
     used = " and ".join(sorted(kernels_used(module)))
     attention = f"{used} ({reason})" if used else "none (no attention layers)"
-    return {"device": device, "precision": precision, "attention": attention}
+    workers = resolve_workers(settings["workers"], device, local_ranks)
+    return {"device": device, "precision": precision, "attention": attention, "workers": workers}
 
 
 def device_type(accelerator: str) -> str:
@@ -165,6 +167,17 @@ def resolve_precision(choice: str, device: str) -> str:
     if choice not in PRECISIONS:
         raise BadInput(f"there is no precision '{choice}'; {nearest(choice, ['auto', *PRECISIONS])}")
     return choice
+
+
+def resolve_workers(choice: int | str, device: str, local_ranks: int = 1) -> int:
+    """ "auto" is a share of the cores beside a GPU, which decoding would keep waiting; on a CPU the step needs all of them."""
+    if choice != "auto":
+        return choice
+    if device != "cuda":
+        return 0
+    from joblib import cpu_count  # knows the limits of a container; half a second that a CPU need not wait
+
+    return min(MOST_WORKERS, max(1, cpu_count() // local_ranks - 1))
 
 
 def _check_accelerator(name: str) -> None:

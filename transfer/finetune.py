@@ -88,8 +88,9 @@ class FineTune:
         objective.to(resolved["device"])  # Lightning leaves it on the host
         set_attention(objective, "sdpa")  # evaluation has no backward pass
         with module.whole() as trained:
-            validation = scores(*predict(trained, data, "val"), data.spec, prefix="val_")
-            test = scores(*predict(trained, data, "test"), data.spec)
+            workers = bench.trainer["workers"]
+            validation = scores(*predict(trained, data, "val", workers), data.spec, prefix="val_")
+            test = scores(*predict(trained, data, "test", workers), data.spec)
         selected = f"val_{data.spec.selection}"
         return test | {selected: validation[selected], "steps": num_steps}
 
@@ -103,12 +104,12 @@ def check_parts(objective: Supervised | SupervisedText, data: Task, bench: Bench
         check_accumulation(objective, {name: value.to(device) for name, value in batch.items()}, accumulate)
 
 
-def predict(objective: Supervised | SupervisedText, data: Task, split: str) -> tuple[np.ndarray, np.ndarray]:
+def predict(objective: Supervised | SupervisedText, data: Task, split: str, workers: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, labels) over a split, each (n,)."""
     device = objective.head.weight.device
     predicted, labels = [], []
     with frozen(objective):
-        for batch in batches(data.evaluation_loader(split)):
+        for batch in batches(data.evaluation_loader(split, workers=workers)):
             found = objective.classify({name: value.to(device) for name, value in batch.items()}).cpu()
             predicted.append(found.argmax(1) if data.spec.num_classes else found[:, 0])
             labels.append(batch["label"])

@@ -32,7 +32,7 @@ class Bench:
     Attributes:
         folder: for logs and checkpoints.
         seed: of everything random.
-        trainer: the config node `trainer`.
+        trainer: the config node `trainer`, with the number of workers resolved.
         precision: "fp32", "bf16" or "fp16", resolved.
         kept: what earlier transfers of the same process have read; None reads everything anew.
     """

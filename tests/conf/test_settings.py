@@ -29,7 +29,11 @@ def test_the_defaults_fit(composed, known):
     [
         *((Train, "trainer.checkpoint_every_steps", value, COUNT) for value in (0, None, "abc", True)),
         (Train, "trainer.accumulate", 0, COUNT),
-        *((known, "trainer.workers", value, COUNT_OR_0) for known in (Train, Finetune) for value in (-1, None, 1.5)),
+        *(
+            (known, "trainer.workers", value, f"{COUNT_OR_0} or auto")
+            for known in (Train, Finetune)
+            for value in (-1, None, "a")
+        ),
         *((known, "trainer.num_nodes", value, COUNT) for known in (Train, Finetune) for value in ("abc", None, 0)),
         (Train, "trainer.half_stream", "abc", "true or false"),
         *((Train, "monitor.times", value, COUNT_OR_0) for value in (math.nan, -1, 0.5)),

@@ -19,7 +19,9 @@ def test_a_command_collects_rarely_until_it_trains(monkeypatch):
     @answered
     def main() -> None:
         thresholds.append(gc.get_threshold())
-        prepare_speed(nn.ModuleList([Encoder()]), {"accelerator": "cpu", "precision": "fp32", "attention": "auto"})
+        prepare_speed(
+            nn.ModuleList([Encoder()]), {"accelerator": "cpu", "precision": "fp32", "attention": "auto", "workers": 0}
+        )
         thresholds.append(gc.get_threshold())
 
     gc.unfreeze()

@@ -30,9 +30,9 @@ ENCODERS = {
 }
 
 
-def elsewhere(*arguments: object) -> dict[str, str]:
+def elsewhere(*arguments: object) -> dict[str, str | int]:
     """What `prepare_speed` says where the device is not the host; the one such device that every machine has."""
-    return {"device": "meta", "precision": "fp32", "attention": "sdpa"}
+    return {"device": "meta", "precision": "fp32", "attention": "sdpa", "workers": 0}
 
 
 @pytest.mark.parametrize("model", ["vit_t", "resnet18", "pixels"])
