@@ -48,7 +48,7 @@ class Arrangement:
     _copy: Objective | None = field(default=None, init=False, repr=False)
 
     @classmethod
-    def of(cls, settings: dict[str, Any], resolved: dict[str, str]) -> "Arrangement":
+    def of(cls, settings: dict[str, Any], resolved: dict[str, Any]) -> "Arrangement":
         """From the config node `trainer` and what its `auto` became."""
         names = ("accumulate", "activation_checkpointing", "compile", "half_stream")
         return cls(**{name: settings[name] for name in names}, precision=resolved["precision"], device=resolved["device"])

@@ -3,6 +3,7 @@
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -29,7 +30,7 @@ def announce(
     spec: DataSpec,
     budget: Budget,
     flops: float,
-    resolved: dict[str, str],
+    resolved: dict[str, Any],
     begins: str | None = None,
 ) -> None:
     """Print what was resolved, before the first step."""
@@ -69,7 +70,7 @@ def finish(
     spec: DataSpec,
     budget: Budget,
     flops: float,
-    resolved: dict[str, str],
+    resolved: dict[str, Any],
     monitors: Monitors,
     energy: Energy,
 ) -> float:

@@ -46,7 +46,7 @@ class Bench:
     def read(
         self, encoder: Encoder, data: Task, split: str, names: Iterable[str] = (POOLED,)
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """(readout -> frozen features (n, D) float32, labels (n,)) of a split, on the CPU."""
+        """(readout -> frozen features (n, D) float32, labels (n,)) of a split, on the CPU; not to be written into."""
         anew = partial(extract, encoder, data, split, names, workers=self.trainer["workers"], precision=self.precision)
         return anew() if self.kept is None else self.kept.read(encoder, split, names, anew)
 

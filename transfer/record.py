@@ -35,7 +35,7 @@ def finish(
     metrics: dict[str, float | str],
     seconds: float,
     kept: Kept,
-    resolved: dict[str, str],
+    resolved: dict[str, Any],
 ) -> float:
     """Write `config.yaml` and `result.json`, print what was found; returns the test score."""
     folder.mkdir(parents=True, exist_ok=True)
