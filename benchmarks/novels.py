@@ -182,30 +182,42 @@ def is_whole(seed: int, records: list[Result]) -> bool:
 
 def tables(results: list[Result]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """(accuracy in % by row, task and protocol; what it is above random weights of the same seed; what training took)."""
-    if not any(result.kind == "transfer" for result in results):
-        raise BadInput("nothing has been judged yet")
-    judged, spent = [], []
-    for result in results:
-        if result.kind == "pretrain":
-            minutes, loss = result.seconds / 60, result.metrics["last_loss"]
-            spent.append((result.objective, result.model, result.budget_spent["samples"], minutes, loss))
-        else:
-            protocol = {"finetune": "fine-tuned"}.get(result.transfer["protocol"], "linear")
-            if (share := result.transfer["label_fraction"]) < 1:
-                protocol += f" @ {share:g}"
-            is_tfidf = result.transfer["protocol"] == "tfidf"
-            row = ("TF-IDF", "") if is_tfidf else (result.objective, result.model)
-            task = f"{result.transfer['data']} {protocol}"
-            judged.append((*row, task, result.seed, 100 * result.metrics["accuracy"]))
-    judged = pd.DataFrame(judged, columns=["objective", "model", "task", "seed", "accuracy"])
-    random = judged[judged["objective"] == "random"].drop(columns="objective")
-    above = judged.merge(random, on=["model", "task", "seed"], suffixes=("", "_random"))
-    above["accuracy"] -= above.pop("accuracy_random")
+    accuracy, above = judged(results)
+    spent = [
+        (result.objective, result.model, result.budget_spent["samples"], result.seconds / 60, result.metrics["last_loss"])
+        for result in results
+        if result.kind == "pretrain"
+    ]
     cost = pd.DataFrame(spent, columns=["objective", "model", "samples", "minutes", "last loss"])
     # what disturbs a clock only slows it, so the fastest seed
     how = {"samples": "mean", "minutes": "min", "last loss": "mean"}
     cost = cost.groupby(["objective", "model"], sort=False).agg(how).round(2)
-    return over_seeds(judged), over_seeds(above[above["objective"] != "random"]), cost
+    return over_seeds(accuracy), over_seeds(above), cost
+
+
+def judged(results: list[Result]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(accuracy in %, what it is above random weights of the same seed), a line for each encoder, task, protocol and seed.
+
+    Raises:
+        BadInput: there are none.
+    """
+    found = []
+    for result in results:
+        if result.kind != "transfer":
+            continue
+        protocol = {"finetune": "fine-tuned"}.get(result.transfer["protocol"], "linear")
+        if (share := result.transfer["label_fraction"]) < 1:
+            protocol += f" @ {share:g}"
+        is_tfidf = result.transfer["protocol"] == "tfidf"
+        row = ("TF-IDF", "") if is_tfidf else (result.objective, result.model)
+        found.append((*row, f"{result.transfer['data']} {protocol}", result.seed, 100 * result.metrics["accuracy"]))
+    if not found:
+        raise BadInput("nothing has been judged yet")
+    accuracy = pd.DataFrame(found, columns=["objective", "model", "task", "seed", "accuracy"])
+    random = accuracy[accuracy["objective"] == "random"].drop(columns="objective")
+    above = accuracy.merge(random, on=["model", "task", "seed"], suffixes=("", "_random"))
+    above["accuracy"] -= above.pop("accuracy_random")
+    return accuracy, above[above["objective"] != "random"]
 
 
 def over_seeds(judged: pd.DataFrame) -> pd.DataFrame:
