@@ -64,10 +64,22 @@ def alike(order: torch.Tensor, lengths: np.ndarray, batch_size: int, first: int,
     return torch.cat(parts)
 
 
+def without_repeats(order: np.ndarray, begun: np.ndarray, missing: int) -> np.ndarray:
+    """The same samples, the first `missing` of them none of those with which the epoch before has begun a batch.
+
+    Losses that compare the samples of a batch would push a picture away from itself. No more than the first
+    len(begun) + missing change places.
+    """
+    head = order[: len(begun) + missing]
+    fresh = np.flatnonzero(~np.isin(head, begun))[:missing]
+    return np.concatenate([head[fresh], np.delete(head, fresh), order[len(head) :]])
+
+
 class Order(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) pairs: one endless stream of permutations, cut into global batches.
 
-    Every sample comes exactly once an epoch; a batch may end one epoch and begin the next, so no sample is dropped.
+    Every sample comes exactly once an epoch; a batch may end one epoch and begin the next, so no sample is dropped. In no
+    batch does a sample come twice, unless there are fewer samples than two batches take.
 
     Args:
         num_samples: size of the training split.
@@ -112,10 +124,15 @@ class Order(Sampler[list[tuple[int, int]]]):
             yield pairs
 
     def _permutation(self, epoch: int) -> np.ndarray:
+        order, missing = self._shuffled(epoch), -epoch * self.num_samples % self.batch_size
+        if 0 < missing < self.num_samples and epoch > 0:
+            tail = self._shuffled(epoch - 1)[missing - self.batch_size :]  # which `without_repeats` has left as it was
+            order = without_repeats(order, tail, missing)
+        if self.lengths is None or self.shard is not None:
+            return order
+        return alike(torch.from_numpy(order), self.lengths, self.batch_size, missing, self.seed * 1_000_003 + epoch).numpy()
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
         if self.shard is not None:
             return permutation_of_shards(self.seed, epoch, self.shard).numpy()
-        order = permutation(self.seed, epoch, self.num_samples)
-        if self.lengths is not None:
-            begun = -epoch * self.num_samples % self.batch_size
-            order = alike(order, self.lengths, self.batch_size, begun, self.seed * 1_000_003 + epoch)
-        return order.numpy()
+        return permutation(self.seed, epoch, self.num_samples).numpy()

@@ -46,7 +46,7 @@ class Autoencoder(Objective):
         corruption: (pictures, draw) -> (input, where it must be rebuilt), one of `corruption.py`.
         bottleneck: (encoder, channels, side) -> module from `bottleneck.py` or `codebook.py`.
         pixel_std: of the normal distribution around the rebuilt pixels, which lie between 0 and 1. It weighs pixels against
-            what the code costs, and does nothing where that is free.
+            what the code costs; where that is free it only scales the loss, which Adam does not see but SGD and clipping do.
         decoder_width: channels of the decoder's first, smallest grid; each doubling of the side halves them, down to 16.
         crop_scale: area range of the random resized crop, the only augmentation besides the flip.
     """

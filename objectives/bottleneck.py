@@ -55,7 +55,7 @@ class Vector(Bottleneck):
     def forward(self, features: Features, draw: Draw) -> Code:
         pooled_BD = features.pooled
         grid_BWSS = self.spread(pooled_BD).unflatten(1, self.shape)
-        return Code(grid_BWSS, pooled_BD.new_zeros(len(pooled_BD)), {"embedding_std": feature_std(pooled_BD)})
+        return Code(grid_BWSS, pooled_BD.new_zeros(len(pooled_BD)), {"feature_std": feature_std(pooled_BD)})
 
 
 class Gaussian(Bottleneck):
@@ -84,7 +84,7 @@ class Gaussian(Bottleneck):
         report = {
             "divergence": nats_BZ.detach().sum(dim=1).mean(),  # nats a picture; 0 is collapse to the prior
             "active": (nats_BZ.detach().mean(dim=0) > 0.01).float().sum(),  # dimensions that say something
-            "embedding_std": feature_std(features.pooled),
+            "feature_std": feature_std(features.pooled),
         }
         return Code(self.spread(latent_BZ).unflatten(1, self.shape), self.weight * nats_BZ.sum(dim=1), report)
 

@@ -64,11 +64,10 @@ class BYOL(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         first, second = (self.encoder.normalise(view) for view in self.two_views(batch, draw))
-        one_bE, other_bE = (self.projector(self.encoder.embed(view)) for view in (first, second))
-        loss = regression(self.predictor(one_bE), self.teacher(second)) + regression(
-            self.predictor(other_bE), self.teacher(first)
-        )
-        return Outcome(loss, {"embedding_std": feature_std(one_bE)})
+        features = [self.encoder.embed(view) for view in (first, second)]
+        one_bE, other_bE = (self.predictor(self.projector(feature_bD)) for feature_bD in features)
+        loss = regression(one_bE, self.teacher(second)) + regression(other_bE, self.teacher(first))
+        return Outcome(loss, {"feature_std": feature_std(features[0])})
 
     def after_step(self, progress: float) -> None:
         self.teacher.follow(self.encoder, self.projector, cosine(self.momentum, 1.0, progress))

@@ -86,7 +86,7 @@ class Captioning(Objective):
         parallel_B = draw.uniform("parallel", 1)[:, 0] < self.parallel_share
         features = self.encoder(self.encoder.normalise(batch["views"][:, 0]))
         nats, correct, num_targets = self.predict(features.tokens, batch, parallel_B)
-        report = {"accuracy": share(correct, num_targets), "embedding_std": feature_std(features.pooled)}
+        report = {"accuracy": share(correct, num_targets), "feature_std": feature_std(features.pooled)}
         return Outcome(mean_over_targets(nats, num_targets), report)
 
     def predict(self, tokens_BND: Tensor, batch: Batch, parallel_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -70,7 +70,7 @@ class Codebook(Bottleneck):
         report = {
             "perplexity": entropy(share_K[None])[0].exp(),  # entries in use, as if all of them were used alike
             "distance": distance_B.detach().mean() / ids_BN.shape[1],
-            "embedding_std": feature_std(features.pooled),
+            "feature_std": feature_std(features.pooled),
         }
         return Code(self._grid(tokens_BNZ + (entries_BNZ - tokens_BNZ).detach()), self.commitment * distance_B, report)
 

@@ -117,7 +117,7 @@ class DINO(Objective):
         report = {
             "teacher_entropy": entropy(target_GbK.flatten(0, 1)).mean(),  # of one picture: ln K is collapse to nothing
             "prototype_entropy": entropy(target_GbK.mean(dim=(0, 1))[None])[0],  # of the batch: 0 is collapse to one
-            "embedding_std": feature_std(target_GbK[0]),
+            "feature_std": feature_std(features[0].chunk(NUM_GLOBAL)[0]),
         }
         return Outcome(loss, report)
 
@@ -160,7 +160,7 @@ class PrototypeHead(nn.Module):
         layers = [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)]
         self.layers = nn.Sequential(*layers)
         for layer in self.layers[::2]:
-            nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)  # the authors' 0.02 at their width
+            nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)  # 0.02 at 2,048, as the authors have it
             nn.init.zeros_(layer.bias)
         self.prototypes_KE = nn.Parameter(torch.randn(num_prototypes, bottleneck) / bottleneck**0.5)
 

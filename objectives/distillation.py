@@ -3,7 +3,8 @@
 Input:   an augmented view of a picture.
 Target:  the teacher's features of that view, each picture's standardised (Wei et al. 2022, "Contrastive Learning Rivals
          Masked Image Modeling in Fine-tuning via Feature Distillation", section 3), or the probabilities that it gives to
-         classes, softened (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2).
+         classes, softened (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2). Wei et al. take
+         the features of every patch; here it is the pooled ones, which encoders of any two kinds have.
 
 The teacher is fixed: it has no gradient and runs in evaluation mode. Labels are not read.
 
@@ -80,7 +81,7 @@ class FeatureDistillation(Objective):
         predicted_bT = at_least_float32(self.projection(student_bD))
         report = {
             "agreement": F.cosine_similarity(predicted_bT.detach(), target_bT).mean(),
-            "embedding_std": feature_std(student_bD),
+            "feature_std": feature_std(student_bD),
         }
         return Outcome(F.smooth_l1_loss(predicted_bT, target_bT, beta=BEND), report)
 

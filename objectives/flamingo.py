@@ -112,7 +112,7 @@ class Flamingo(Objective):
         report = {
             "accuracy": share(correct, num_targets),
             "gate": torch.cat([gate for layer in self.layers for gate in layer.gates()]).detach().abs().mean(),
-            "embedding_std": feature_std(latents_bMD.mean(dim=1)),
+            "feature_std": feature_std(latents_bMD.mean(dim=1)),
         }
         return Outcome(mean_over_targets(nats, num_targets), report)
 

@@ -65,7 +65,7 @@ class MaskedAutoencoder(Objective):
         small = encoder.width < 512
         decoder_width = decoder_width or (encoder.width if small else 512)
         decoder_depth = decoder_depth or (4 if small else 8)
-        decoder_heads = decoder_heads or decoder_width // 32
+        decoder_heads = decoder_heads or max(1, decoder_width // 32)
         num_prefix = encoder.net.num_prefix_tokens
         grid = round(num_patches**0.5)
         self.register_buffer("positions_LE", sincos_positions(decoder_width, grid, num_prefix), persistent=False)

@@ -2,7 +2,8 @@
 
 Query:      one augmented view of a picture, through the encoder.
 Positive:   the other view of the same picture, through a momentum copy of the encoder.
-Negatives:  a queue of the momentum copy's latest outputs.
+Negatives:  a queue of the momentum copy's latest outputs, but for those of the same picture: where there are few pictures,
+            the queue still holds what the epoch before made of them.
 
 The authors shuffle pictures between GPUs, because batch norm would tell which key belongs to the batch. Here the momentum
 copy normalises by averaged statistics instead (`teacher.py`), so nothing leaks and nothing is shuffled.
@@ -81,12 +82,14 @@ class MoCoV2(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         query_view, key_view = (self.encoder.normalise(view) for view in self.two_views(batch, draw))
-        query_bE = self.projector(self.encoder.embed(query_view))
+        feature_bD = self.encoder.embed(query_view)
+        query_bE = self.projector(feature_bD)
         key_bE = F.normalize(at_least_float32(self.teacher(key_view)), dim=1)
-        loss, accuracy = contrast_with_queue(query_bE, key_bE, self.queue.keys_KE, self.temperature)
+        own_bK = batch["index"][:, None] == self.queue.picture_K
+        loss, accuracy = contrast_with_queue(query_bE, key_bE, self.queue.keys_KE, own_bK, self.temperature)
         if torch.is_grad_enabled():  # a step, or a part of one
-            self.queue.hold(key_bE)
-        return Outcome(loss, {"accuracy": accuracy, "embedding_std": feature_std(query_bE)})
+            self.queue.hold(key_bE, batch["index"])
+        return Outcome(loss, {"accuracy": accuracy, "feature_std": feature_std(feature_bD)})
 
     def after_step(self, progress: float) -> None:
         self.teacher.follow(self.encoder, self.projector, self.momentum)
@@ -109,26 +112,33 @@ class Queue(torch.nn.Module):
     def __init__(self, size: int, width: int):
         super().__init__()
         self.register_buffer("keys_KE", F.normalize(torch.randn(size, width), dim=1))
+        self.register_buffer("picture_K", torch.full((size,), -1))  # of which picture each key is
         self.register_buffer("next", torch.zeros(1, dtype=torch.long))  # the place that is overwritten next
-        self.waiting: list[Tensor] = []
+        self.waiting: list[tuple[Tensor, Tensor]] = []
 
-    def hold(self, key_bE: Tensor) -> None:
+    def hold(self, key_bE: Tensor, picture_b: Tensor) -> None:
         """Gather the keys of this rank's batch with those of the others."""
-        self.waiting.append(gather_rows(key_bE.detach()))
+        self.waiting.append((gather_rows(key_bE.detach()), gather_rows(picture_b)))
 
     def push(self) -> None:
         """Overwrite the oldest keys by what was held."""
-        for key_BE in self.waiting:
+        for key_BE, picture_B in self.waiting:
             place = (self.next + torch.arange(len(key_BE), device=key_BE.device)) % len(self.keys_KE)
             self.keys_KE[place] = key_BE.to(self.keys_KE.dtype)
+            self.picture_K[place] = picture_B
             self.next.copy_((self.next + len(key_BE)) % len(self.keys_KE))
         self.waiting.clear()
 
 
-def contrast_with_queue(query_bE: Tensor, key_bE: Tensor, queue_KE: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def contrast_with_queue(
+    query_bE: Tensor, key_bE: Tensor, queue_KE: Tensor, own_bK: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """InfoNCE (equation 1) of each query against its own key and the queue, in float32 whatever the autocast precision.
 
-    Shape: query_bE, key_bE (b, E) in the same order, queue_KE (K, E) of unit length; queries and keys are normalised here.
+    Shape:
+        query_bE, key_bE: (b, E) in the same order; they are normalised here.
+        queue_KE: (K, E) of unit length.
+        own_bK: (b, K), where the queue holds a key of the query's own picture, which is no negative.
 
     Returns:
         (loss, accuracy): scalars; accuracy is the share of queries whose own key scores highest, detached.
@@ -136,6 +146,7 @@ def contrast_with_queue(query_bE: Tensor, key_bE: Tensor, queue_KE: Tensor, temp
     with torch.autocast(query_bE.device.type, enabled=False):
         query_bE, key_bE = (F.normalize(at_least_float32(x), dim=1) for x in (query_bE, key_bE))
         positive = (query_bE * key_bE).sum(dim=1, keepdim=True)
-        logits = torch.cat([positive, query_bE @ queue_KE.T], dim=1) / temperature  # (b, 1 + K)
+        negative = (query_bE @ queue_KE.T).masked_fill(own_bK, float("-inf"))
+        logits = torch.cat([positive, negative], dim=1) / temperature  # (b, 1 + K)
         target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         return F.cross_entropy(logits, target), (logits.detach().argmax(dim=1) == 0).float().mean()

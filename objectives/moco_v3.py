@@ -80,11 +80,12 @@ class MoCoV3(Objective):
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         first, second = (self.encoder.normalise(view) for view in self.two_views(batch, draw))
-        queries = [self.predictor(self.projector(self.encoder.embed(view))) for view in (first, second)]
+        features = [self.encoder.embed(view) for view in (first, second)]
+        queries = [self.predictor(self.projector(feature_bD)) for feature_bD in features]
         keys = [self.teacher(view) for view in (first, second)]
         one, accuracy = contrast(queries[0], keys[1], self.temperature)
         other, accuracy_too = contrast(queries[1], keys[0], self.temperature)
-        report = {"accuracy": (accuracy + accuracy_too) / 2, "embedding_std": feature_std(queries[0])}
+        report = {"accuracy": (accuracy + accuracy_too) / 2, "feature_std": feature_std(features[0])}
         return Outcome(one + other, report)
 
     def after_step(self, progress: float) -> None:

@@ -21,9 +21,9 @@ class Photometry:
     """SimCLR's colour augmentation (Chen et al. 2020, appendix A) and the extras of its followers.
 
     Args:
-        brightness, contrast, saturation: factors are uniform in [1 - s, 1 + s].
-        hue: shift is uniform in [-s, s], in turns of the colour circle.
-        jitter: probability of the four above, applied in a random order.
+        brightness, contrast, saturation: factors are uniform in [max(0, 1 - s), 1 + s].
+        hue: shift is uniform in [-s, s], in turns of the colour circle; s is at most one half.
+        jitter: probability of the four above, applied in a random order. To grey pictures the last two do nothing.
         grey: probability of losing colour.
         blur: probability of a Gaussian blur, sigma uniform in [0.1, 2] pixels, kernel a tenth of the side.
         solarise: probability of inverting what is brighter than one half.
@@ -41,10 +41,10 @@ class Photometry:
     def __call__(self, images: Tensor, draw: Draw, view: int) -> Tensor:
         """Augment one view of a batch; `view` separates the choices of the views of one sample."""
         chance = draw.uniform(f"photometry {view}", 8)
-        if images.shape[1] == 3 and self.jitter > 0:
+        if self.jitter > 0:
             jittered = self._jitter(images, chance[:, :4], draw.permutation(f"jitter order {view}", 4))
             images = _where(chance[:, 4] < self.jitter, jittered, images)
-        if images.shape[1] == 3 and self.grey > 0:
+        if self.grey > 0:
             images = some_grey(images, chance[:, 5] < self.grey)
         if self.blur > 0:
             sigma = 0.1 + 1.9 * draw.uniform(f"blur {view}")
@@ -54,12 +54,10 @@ class Photometry:
         return images
 
     def _jitter(self, images: Tensor, chance_B4: Tensor, order_B4: Tensor) -> Tensor:
-        symmetric = 2 * chance_B4 - 1
-        factors = [
-            (1 + strength * symmetric[:, number]).clamp(min=0)
-            for number, strength in enumerate((self.brightness, self.contrast, self.saturation))
-        ]
-        parameter_B4 = torch.stack([*factors, (self.hue * symmetric[:, 3]).clamp(min=-0.5)], dim=1)  # as in CHANGES
+        ranges = [(max(0.0, 1 - s), 1 + s) for s in (self.brightness, self.contrast, self.saturation)]
+        ranges.append((-min(self.hue, 0.5), min(self.hue, 0.5)))  # in the order of CHANGES
+        columns = zip(ranges, chance_B4.unbind(1), strict=True)
+        parameter_B4 = torch.stack([low + (high - low) * chance_B for (low, high), chance_B in columns], dim=1)
         return (jitter_all if chains_compiled() else jitter_by_rows)(images, parameter_B4, order_B4)
 
 
@@ -137,6 +135,8 @@ def some_solarised(images: Tensor, chosen_B: Tensor) -> Tensor:
 
 def grey(images: Tensor) -> Tensor:
     """Luminance, (B, 1, H, W)."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = (weight * channel for weight, channel in zip(GREY_WEIGHTS, images.unbind(1), strict=True))
     return (red + green + blue).unsqueeze(1)
 
@@ -158,7 +158,9 @@ def adjust_saturation(images: Tensor, factor_B: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, shift_B: Tensor) -> Tensor:
-    """Turn the hue by `shift_B` turns, through HSV."""
+    """Turn the hue by `shift_B` turns, through HSV; grey has none."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.unbind(1)
     value = images.amax(dim=1)
     chroma = value - images.amin(dim=1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.spec import DataSpec
 from models.encoder import Encoder
+from objectives.collapse import feature_std
 from objectives.draw import Draw
 from objectives.gather import first_own_row, gather_candidates
 from objectives.objective import Batch, Objective, Outcome
@@ -30,7 +31,8 @@ class SimCLR(Objective):
         encoder: any image encoder; its pooled features enter the projector.
         spec: the opened data set.
         temperature: of the softmax over candidates (paper: 0.1 on ImageNet, 0.5 on CIFAR).
-        projector_width, embedding_width, projector_depth: the projector; batch norm in every layer, no ReLU after the last.
+        projector_width, embedding_width, projector_depth: the projector; batch norm in every layer, the last without a shift
+            and without ReLU (the authors' code).
         crop_scale: area range of the random resized crop.
         view_size: side of the views in pixels; by default the image size. Smaller views cost less; only encoders that
             take any size can read them.
@@ -60,16 +62,16 @@ class SimCLR(Objective):
         colours = simclr_colours(spec.image_size, colour_strength, blur)
         self.two_views = TwoViews(encoder, spec, crop_scale, view_size, colours)
         widths = [encoder.width] + [projector_width] * (projector_depth - 1) + [embedding_width]
-        self.projector = projector(widths, last_norm="affine")
+        self.projector = projector(widths, last_norm="scale")
 
     def views(self) -> Crops:
         return self.two_views.crops
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         images = self.encoder.normalise(torch.cat(self.two_views(batch, draw)))  # all first views, then all second ones
-        first_bE, second_bE = self.projector(self.encoder.embed(images)).chunk(2)
-        loss, accuracy = nt_xent(first_bE, second_bE, self.temperature)
-        return Outcome(loss, {"accuracy": accuracy})
+        features = self.encoder.embed(images)
+        loss, accuracy = nt_xent(*self.projector(features).chunk(2), self.temperature)
+        return Outcome(loss, {"accuracy": accuracy, "feature_std": feature_std(features.chunk(2)[0])})
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         return self.two_views.pictures(batch, draw)

@@ -28,7 +28,7 @@ class Supervised(Objective):
         spec: the opened data set; it must have labels.
         label_smoothing: share of the target spread over all classes.
         crop_scale: area range of the random resized crop.
-        mix: probability that a picture is mixed by CutMix or, as often, Mixup; 0 is off.
+        mix: probability that a picture is mixed by CutMix or, as often, Mixup; 0 is off. Right is then the larger share.
     """
 
     modality = "image"
@@ -59,7 +59,7 @@ class Supervised(Objective):
             images, target = mix_pairs(images.float().div(255), target, draw, self.mix)
         logits = self.head(self.encoder.embed(self.encoder.normalise(images))).float()
         loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
-        return Outcome(loss, {"accuracy": (logits.detach().argmax(1) == label).float().mean()})
+        return Outcome(loss, {"accuracy": (logits.detach().argmax(1) == target.argmax(1)).float().mean()})
 
     def exports(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "classifier": self.head}

@@ -95,7 +95,7 @@ class TextToImage(Objective):
             "accuracy": share(correct, num_codes),
             "text_accuracy": share(text_correct, num_text),
             "codes_used": entropy(used_K[None])[0].exp(),  # as if all of them were used alike
-            "embedding_std": feature_std(pool_tokens(hidden_BSD[:, : self.length], present_BT, "mean")),
+            "feature_std": feature_std(pool_tokens(hidden_BSD[:, : self.length], present_BT, "mean")),
         }
         text, picture = mean_over_targets(text_nats, num_text), mean_over_targets(nats, num_codes)
         return Outcome(self.text_weight * text + (1 - self.text_weight) * picture, report)

@@ -32,7 +32,7 @@ class Triplet(Objective):
         encoder: any image encoder; its pooled features enter the projector.
         spec: the opened data set.
         margin: by which the negative should be farther away than the positive; distances lie between 0 and 2.
-        projector_width, embedding_width: the projector, two layers with batch norm in each.
+        projector_width, embedding_width: the projector, two layers with batch norm in each, as SimCLR's.
         crop_scale: area range of the random resized crop.
         view_size: side of the views in pixels; by default the image size.
     """
@@ -54,16 +54,16 @@ class Triplet(Objective):
         super().__init__(encoder)
         self.margin = margin
         self.two_views = TwoViews(encoder, spec, crop_scale, view_size, simclr_colours(spec.image_size))
-        self.projector = projector([encoder.width, projector_width, embedding_width], last_norm="affine")
+        self.projector = projector([encoder.width, projector_width, embedding_width], last_norm="scale")
 
     def views(self) -> Crops:
         return self.two_views.crops
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         images = self.encoder.normalise(torch.cat(self.two_views(batch, draw)))
-        first_bE, second_bE = self.projector(self.encoder.embed(images)).chunk(2)
-        loss, accuracy = hardest_triplets(first_bE, second_bE, self.margin)
-        return Outcome(loss, {"accuracy": accuracy, "embedding_std": feature_std(first_bE)})
+        features = self.encoder.embed(images)
+        loss, accuracy = hardest_triplets(*self.projector(features).chunk(2), self.margin)
+        return Outcome(loss, {"accuracy": accuracy, "feature_std": feature_std(features.chunk(2)[0])})
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         return self.two_views.pictures(batch, draw)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.spec import DataSpec
 from models.encoder import Encoder
+from objectives.collapse import feature_std
 from objectives.draw import Draw
 from objectives.gather import gather_candidates
 from objectives.objective import Batch, Objective, Outcome
@@ -60,13 +61,12 @@ class VICReg(Objective):
         return self.two_views.crops
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
-        views = (self.encoder.normalise(view) for view in self.two_views(batch, draw))
-        first_bE, second_bE = (self.expander(self.encoder.embed(view)) for view in views)
+        features = [self.encoder.embed(self.encoder.normalise(view)) for view in self.two_views(batch, draw)]
+        first_bE, second_bE = map(self.expander, features)
         terms = vicreg_terms(first_bE, second_bE)
         loss = sum(self.weights[name] * term for name, term in terms.items())
         report = {name: term.detach() for name, term in terms.items()}
-        report["embedding_std"] = first_bE.detach().float().std(dim=0).mean()  # of raw values: the variance term holds it at 1
-        return Outcome(loss, report)
+        return Outcome(loss, report | {"feature_std": feature_std(features[0])})
 
     def pictures(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         return self.two_views.pictures(batch, draw)

@@ -24,6 +24,37 @@ def test_epochs_and_seeds_differ_and_are_reproducible():
     assert permutation(0, 0, 50).tolist() != permutation(1, 0, 50).tolist()
 
 
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size"), [(8, 4), (9, 4), (100, 32), (100, 50), (101, 50), (130, 64), (1139, 64)]
+)
+@pytest.mark.parametrize("settings", [{}, {"lengths": np.arange(2000) % 37}, {"shard": np.repeat(np.arange(200), 10)}])
+def test_no_batch_holds_a_sample_twice(num_samples, batch_size, settings, monkeypatch):
+    monkeypatch.setattr("datamodules.order.WINDOW", 5)
+    settings = {name: values[:num_samples] for name, values in settings.items()}
+    num_batches = 9 * num_samples // batch_size
+    found = batches(num_samples=num_samples, batch_size=batch_size, num_batches=num_batches, **settings)
+    assert all(len({index for _, index in batch}) == batch_size for batch in found)
+    pairs = [pair for batch in found for pair in batch]
+    for epoch in range(8):
+        assert sorted(index for e, index in pairs if e == epoch) == list(range(num_samples))
+
+
+def test_a_batch_of_nearly_all_samples_still_takes_each_once_an_epoch():
+    pairs = [pair for batch in batches(num_samples=10, batch_size=9, num_batches=20) for pair in batch]
+    for epoch in range(18):
+        assert sorted(index for e, index in pairs if e == epoch) == list(range(10))
+
+
+def test_whom_a_batch_begun_before_keeps_out_still_comes_early():
+    places = np.zeros(30)
+    for seed in range(300):
+        order = [
+            index for batch in batches(num_samples=30, batch_size=8, num_batches=8, seed=seed) for e, index in batch if e == 1
+        ]
+        places[order] += np.arange(30)
+    assert abs(places / 300 - 14.5).max() < 5 * 8.7 / 300**0.5
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks_share_the_same_global_batches(world):
     whole = batches()

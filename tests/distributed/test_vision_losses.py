@@ -39,11 +39,16 @@ def centre_of(share: slice) -> Tensor:
     return dino.centre_K
 
 
+def pictures_of(keys: Tensor) -> Tensor:
+    """A number that tells keys apart, so that it can be seen whether it stays beside its own."""
+    return keys[:, 0].mul(1e6).long()
+
+
 def queue_of(keys: Tensor) -> Queue:
     torch.manual_seed(0)
     queue = Queue(12, 4)
     for part in keys.chunk(4):
-        queue.hold(part)
+        queue.hold(part, pictures_of(part))
         queue.push()
     return queue
 
@@ -69,7 +74,7 @@ def one_rank(inputs: Tensor, weight: Tensor, keys: Tensor) -> dict[str, object]:
         found[name] = (loss, mine / WORLD)
     queue = queue_of(keys[own])
     found["codebook"] = codebook_of(own).codes_KZ
-    return found | {"centre": centre_of(own), "queue": (queue.keys_KE, queue.next)}
+    return found | {"centre": centre_of(own), "queue": (queue.keys_KE, queue.next, queue.picture_K)}
 
 
 def test_two_ranks_are_one_process(two_ranks):
@@ -91,6 +96,7 @@ def test_two_ranks_are_one_process(two_ranks):
     assert torch.equal(*rings)
     assert [answer["queue"][1].tolist() for answer in answers] == [[4], [4]]
     assert queue.next.tolist() == [4]
+    assert all(torch.equal(answer["queue"][2], pictures_of(rings[0])) for answer in answers)
     for block in range(3):  # the same keys; within a batch they lie rank by rank
         theirs, ours = (sorted(ring[4 * block : 4 * block + 4].tolist()) for ring in (rings[0], queue.keys_KE))
         assert theirs == ours

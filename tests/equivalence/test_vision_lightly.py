@@ -31,12 +31,12 @@ def test_moco_v2_is_lightlys_nt_xent_with_a_memory_bank():
     for _ in range(5):  # the ring of three batches is overwritten once and a half
         query, key = torch.randn(2, 4, 16)
         query = query.requires_grad_()
-        loss, _ = contrast_with_queue(query, key, queue.keys_KE, 0.2)
+        loss, _ = contrast_with_queue(query, key, queue.keys_KE, torch.zeros(4, 12, dtype=torch.bool), 0.2)
         expected = theirs(query, key)
         torch.testing.assert_close(loss, expected)
         gradients = [torch.autograd.grad(value, query, retain_graph=True)[0] for value in (loss, expected)]
         torch.testing.assert_close(*gradients)
-        queue.hold(torch.nn.functional.normalize(key, dim=1))
+        queue.hold(torch.nn.functional.normalize(key, dim=1), torch.arange(4))
         queue.push()
         torch.testing.assert_close(queue.keys_KE, theirs.memory_bank.bank)
 

@@ -142,7 +142,7 @@ def test_captions_are_learned_and_written_again():
         optimizer.step()
     objective.eval()
     assert outcome.loss < 0.1
-    assert outcome.report["embedding_std"] > 0.1
+    assert outcome.report["feature_std"] > 0.1
     likelihood = objective.likelihood(batch)
     assert likelihood.num_targets == batch["present"].sum() - 4
     assert (likelihood.nats / likelihood.num_targets).exp() < 1.5

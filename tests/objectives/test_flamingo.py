@@ -183,7 +183,7 @@ def test_pairs_are_learned_without_moving_what_others_learned(run):
     assert not objective.text_encoder.training
     assert all(torch.equal(tensor, objective.state_dict()[name]) for name, tensor in fixed.items())
     assert outcome.report["gate"] > 0.01
-    assert outcome.report["embedding_std"] > 0.05
+    assert outcome.report["feature_std"] > 0.05
     objective.eval()
     after = {part.kind: (part.nats / part.num_targets).exp().item() for part in objective.likelihood(batch)}
     for kind, value in after.items():

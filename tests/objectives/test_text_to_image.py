@@ -81,7 +81,7 @@ def test_loss_and_gradients_against_a_plain_language_model(run):
     assert all(weight.grad is None for weight in objective.tokenizer.parameters())
     assert all(weight.ndim for weight in objective.parameters())  # FSDP2 shards no scalars
     assert 1 <= outcome.report["codes_used"] <= CODES
-    assert outcome.report["embedding_std"] > 0.01
+    assert outcome.report["feature_std"] > 0.01
 
 
 def test_the_stream_reads_a_caption_as_the_encoder_alone_does(run):

@@ -116,10 +116,13 @@ def test_a_resumed_run_is_the_same_bit_for_bit(name):
 
 
 def test_simclrs_projector_keeps_its_names_and_layers():
-    layers = projector([8, 16, 16, 4], last_norm="affine")
+    layers = projector([8, 16, 16, 4], last_norm="scale")
     assert [type(layer).__name__ for layer in layers] == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear", "BatchNorm1d"]
     assert all(layer.bias is None for layer in layers if hasattr(layer, "in_features"))
     assert [type(layer).__name__ for layer in projector([8, 16, 4])] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert layers[-1].weight.requires_grad
+    assert not layers[-1].bias.requires_grad  # the authors' last batch norm has no shift
+    assert not layers[-1].bias.any()
     plain = projector([8, 16, 4], last_norm="plain")
     assert (plain[1].affine, plain[-1].affine) == (True, False)
     bare = projector([8, 16, 4], norm=False)
@@ -135,10 +138,45 @@ def test_moco_v3s_predictor_ends_with_a_norm_behind_transformers_alone(kind, las
     assert type(objective.projector[-1]).__name__ == "BatchNorm1d"
 
 
+def test_moco_v2_does_not_push_a_picture_away_from_itself():
+    data = made_data()
+    objective = OBJECTIVES["moco_v2"](encoder_of("tiny", data.spec), data.spec)
+    batch = batch_of(objective, data)
+    objective(batch, draw_of(batch))
+    objective.after_step(0.1)
+    assert objective.queue.picture_K.tolist() == batch["index"].tolist() + [-1] * 16
+
+    later = Draw(0, batch["epoch"] + 1, batch["index"])
+    objective.eval()
+    views = [objective.encoder.normalise(view) for view in objective.two_views(batch, later)]
+    query = objective.projector(objective.encoder.embed(views[0])).double()
+    key, ring = objective.teacher(views[1]).double(), objective.queue.keys_KE.double()
+    query, key = query / query.norm(dim=1, keepdim=True), key / key.norm(dim=1, keepdim=True)
+    expected = 0.0
+    for i in range(8):
+        others = torch.cat([ring[:i], ring[i + 1 :]])
+        scores = torch.cat([(query[i] * key[i]).sum()[None], others @ query[i]]) / 0.2
+        expected += (scores.logsumexp(0) - scores[0]) / 8
+    with torch.no_grad():
+        assert objective(batch, later).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3", "byol", "dino", "vicreg", "triplet"])
+def test_collapse_is_measured_before_any_batch_norm_hides_it(name):
+    data = made_data()
+    objective = OBJECTIVES[name](encoder_of("tiny", data.spec), data.spec)
+    batch = batch_of(objective, data)
+    for scale in (1e-1, 1e-3, 1e-5):
+        torch.manual_seed(0)
+        objective.encoder.embed = lambda images, scale=scale: 1 + scale * torch.randn(len(images), objective.encoder.width)
+        assert objective(batch, draw_of(batch)).report["feature_std"].item() == pytest.approx(scale, rel=0.2)
+
+
 def test_measures_of_collapse():
     torch.manual_seed(0)
     assert feature_std(torch.randn(4000, 16)).item() == pytest.approx(1.0, abs=0.02)
     assert feature_std(torch.ones(9, 16)).item() == pytest.approx(0.0, abs=1e-5)
+    assert feature_std(torch.randn(1, 16)).item() == 0.0
     assert entropy(torch.tensor([[0.25] * 4, [1.0, 0, 0, 0]])).tolist() == pytest.approx([1.3863, 0.0], abs=1e-4)
 
 
