@@ -8,6 +8,7 @@ import torch
 from made_vision import OBJECTIVES, encoder_of, made_data
 from torch import Tensor
 
+from conf import read_choice
 from objectives.draw import Draw
 from objectives.photometry import Photometry, byol_colours, simclr_colours
 from objectives.supervised import Supervised, mix_pairs
@@ -57,6 +58,30 @@ def test_recipes_of_large_pictures(name, first, others):
     colours = objective.colours if name == "dino" else objective.two_views.colours
     assert astuple(colours[0]) == pytest.approx(first)
     assert astuple(colours[-1]) == pytest.approx(others)
+
+
+@pytest.mark.parametrize(
+    ("name", "papers"),
+    [
+        ("mae", {"mask_ratio": 0.75, "normalise_target": True, "crop_scale": [0.2, 1.0]}),  # He et al. 2022, tables 1 and 8
+        ("simclr", {"temperature": 0.5, "embedding_width": 128, "crop_scale": [0.08, 1.0]}),  # B.9 for CIFAR-10; appendix A
+        ("moco_v2", {"temperature": 0.2, "embedding_width": 128, "projector_width": 2048, "crop_scale": [0.2, 1.0]}),
+        ("moco_v3", {"temperature": 0.2, "momentum": 0.99, "embedding_width": 256, "projector_depth": 3}),
+        ("byol", {"embedding_width": 256, "crop_scale": [0.08, 1.0]}),  # Grill et al. 2020, section 3.2
+        (  # Caron et al. 2021, appendix A and the authors' code
+            "dino",
+            {
+                "bottleneck_width": 256, "head_width": 2048, "student_temperature": 0.1, "teacher_temperature": [0.04, 0.07],
+                "centre_momentum": 0.9, "num_local": 8, "local_scale": [0.05, 0.4], "global_scale": [0.4, 1.0],
+            },
+        ),
+        ("vicreg", {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}),  # Bardes et al. 2022, section 4.2
+        ("supervised", {"label_smoothing": 0.1}),  # Szegedy et al. 2016, section 7
+    ],
+)  # fmt: skip
+def test_defaults_are_the_papers(name, papers):
+    chosen = read_choice("objective", name)
+    assert {key: chosen[key] for key in papers} == papers
 
 
 @pytest.mark.parametrize(("strength", "low", "high"), [(0.4, 0.6, 1.4), (1.5, 0.0, 2.5)])
