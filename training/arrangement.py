@@ -1,7 +1,7 @@
 """How an objective is laid out over devices and compiled, in place: names, shapes and what is learned stay as they are."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -133,9 +133,28 @@ def _configure_compiler() -> None:
 
 
 def all_blocks(objective: Objective) -> list[nn.Module]:
-    """The encoders' blocks, and those of the same kinds in decoders, generators and teachers."""
-    kinds = tuple({type(block) for part in objective.modules() if isinstance(part, Encoder) for block in part.blocks})
-    return [module for module in objective.modules() if isinstance(module, kinds)]
+    """The encoders' blocks, and those of the same kinds in decoders, generators and teachers; none lies inside another one.
+
+    A container's kind says nothing of what is in it: where stages are blocks, as in ConvNeXts, they are `nn.Sequential`, and so
+    is a projector. A list, which nobody calls, stands for what it holds.
+    """
+    own = {block for part in objective.modules() if isinstance(part, Encoder) for block in _called(part.blocks)}
+    kinds = tuple({type(block) for block in own} - {nn.Sequential})
+    found, inside = [], set()
+    for module in objective.modules():  # what holds others comes before them
+        if module not in inside and (module in own or isinstance(module, kinds)):
+            found.append(module)
+            inside |= set(module.modules())
+    return found
+
+
+def _called(blocks: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Blocks, with the parts of a list in its place."""
+    for block in blocks:
+        if isinstance(block, nn.ModuleList):
+            yield from _called(block)
+        else:
+            yield block
 
 
 def first_and_again(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

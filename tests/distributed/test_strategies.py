@@ -58,10 +58,12 @@ def assert_same_course(found: Fit, expected: Fit) -> None:
 
 
 RESNET = ["model=resnet18", "~model.depth", "optimizer=sgd"]
+STAGES = ["model=timm", "model.name=convnext_atto", "~model.depth", "+model.settings.depths=[1,1,1,1]"]
 VARIANTS = {
     "shards follow after_step": ("rtd", "fsdp", ["objective.sharing=disentangled"]),
     "synchronised batch norm of a ResNet": ("simclr", "ddp", RESNET),
     "sharded batch norm": ("simclr", "fsdp", RESNET),
+    "shards of stages": ("simclr", "fsdp", [*STAGES, "trainer.activation_checkpointing=true"]),
     "LARS on shards": ("mae", "fsdp", ["optimizer=lars", "optimizer.base_lr=3"]),
     "coupled rows on shards": ("mlm", "fsdp", ["optimizer=coupled_adamw"]),
     "SGD without clipping": ("span_corruption", "fsdp", ["optimizer=sgd", "optimizer.clip_norm=null"]),

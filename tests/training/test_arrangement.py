@@ -1,12 +1,15 @@
 """Blocks as `trainer` wants them while training, and as they are written where they are looked at."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from conftest import image_batch
+from torch import nn
 
-from benchmarks.works import Work
+from benchmarks.works import Work, tokenizer
+from datamodules.vocabulary import Vocabulary
 from models.fused import as_written, chains_compiled
 from models.timm_encoder import TimmEncoder
 from objectives.draw import Draw
@@ -46,6 +49,56 @@ def ready(name: str) -> tuple[Objective, Batch]:
 def loss_of(objective: Objective, batch: Batch) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         return objective(batch, Draw(0, batch["epoch"], batch["index"])).loss
+
+
+CHOSEN = {  # backbone -> what its blocks are called, one after another
+    "convnext_atto": ["encoder.net.stages"],
+    "efficientnet_b0": [f"encoder.net.blocks.{stage}" for stage in range(7)],
+    "resnet18": [f"encoder.net.layer{stage}.{i}" for stage in range(1, 5) for i in range(2)],
+    "twins_svt_small": [f"encoder.net.blocks.{stage}.{i}" for stage, depth in enumerate((2, 2, 10, 4)) for i in range(depth)],
+    "vit_tiny_patch16_224": [f"encoder.net.blocks.{i}" for i in range(12)],
+}
+
+
+def names_of(blocks: list[nn.Module], objective: Objective) -> list[str]:
+    names = {module: name for name, module in objective.named_modules()}
+    return [names[block] for block in blocks]
+
+
+@pytest.mark.parametrize("backbone", CHOSEN)
+def test_blocks_are_the_encoders_own_and_neither_stems_nor_projectors(spec, backbone):
+    simclr = SimCLR(TimmEncoder(spec, backbone), spec, projector_width=32)
+    assert names_of(all_blocks(simclr), simclr) == CHOSEN[backbone]
+
+
+@pytest.mark.parametrize(("name", "model", "also"), [("mae", "vit_t", "decoder"), ("dino", "vit_t", "teacher")])
+def test_blocks_of_decoders_and_teachers_count_too(name, model, also):
+    objective = Work(name, model, **IMAGE).build()
+    own, found = names_of(objective.encoder.blocks, objective), names_of(all_blocks(objective), objective)
+    others = [name for name in found if name not in own]
+    assert len(found) == len(own) + len(others) > len(own)
+    assert all(name.startswith(also) for name in others)
+
+
+def test_both_halves_of_a_t5_count():
+    work = Work("span_corruption", "t5_mini", **TEXT)
+    vars(work)["spec"] = replace(work.spec, vocabulary=Vocabulary(tokenizer(64), num_sentinels=16))
+    objective = work.build()
+    depth = len(objective.encoder.blocks)
+    halves = [f"{half}.block.{i}" for half in ("encoder.net.encoder", "decoder") for i in range(depth)]
+    assert names_of(all_blocks(objective), objective) == halves
+
+
+def test_what_looks_like_a_block_inside_a_block_is_none_of_its_own(spec):
+    simclr = SimCLR(TimmEncoder(spec, "convnext_atto", settings={"depths": (1, 1, 1, 1)}), spec, projector_width=32)
+    calls = []
+    for part in (simclr.encoder.net.stages[1].blocks[0].conv_dw, simclr.projector):
+        part.register_forward_hook(lambda module, *_: calls.append(module))
+    Arrangement(activation_checkpointing=True).apply(simclr, None)
+    batch = image_batch(4)
+    simclr(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
+    first, projector = simclr.encoder.net.stages[1].blocks[0].conv_dw, simclr.projector
+    assert (calls.count(first), calls.count(projector)) == (2, 1)  # the forward pass, and once more for the backward one
 
 
 def test_what_is_looked_at_is_not_compiled(monkeypatch):
@@ -125,7 +178,8 @@ def test_activations_computed_again_leave_no_trace_in_batch_norms(spec, momentum
         batch = image_batch(8)
         for _ in range(2):
             simclr(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
-        made.append((dict(simclr.named_buffers()), {name: weight.grad for name, weight in simclr.named_parameters()}))
+        gradients = {name: weight.grad for name, weight in simclr.named_parameters() if weight.requires_grad}
+        made.append((dict(simclr.named_buffers()), gradients))
     for without, with_again in zip(*made, strict=True):
         assert all(torch.equal(tensor, with_again[name]) for name, tensor in without.items())
 
