@@ -1,4 +1,4 @@
-"""The folder in which what takes long is kept between runs, and how two processes do not make the same at once."""
+"""The folder in which what takes long is kept between runs, whole or not at all, and made by one process at a time."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from errors import BadInput
+from errors import BadInput, one_line
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,32 @@ def alone(path: Path) -> Iterator[None]:
     except Timeout:
         log.warning("another process is making %s; waiting for it", path)
         lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        raise BadInput(
+            f"'{path.parent}' cannot be locked ({one_line(error)}), so that two processes could make the same at once; "
+            "datamodule.cache=<a folder on this machine's own disk> can"
+        ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def keep(unfinished: Path, path: Path) -> None:
+    """Give a finished file, or folder of files, its name: even after a power cut all of it stands there, or nothing.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+    for part in (*(unfinished.iterdir() if unfinished.is_dir() else ()), unfinished):
+        _sync(part)
+    os.replace(unfinished, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

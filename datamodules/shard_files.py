@@ -14,7 +14,7 @@ from braceexpand import UnbalancedBracesError, braceexpand
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from datamodules.cache import alone, cache_folder
+from datamodules.cache import alone, cache_folder, keep
 from datamodules.paths import matching
 from errors import BadInput
 
@@ -114,7 +114,7 @@ def _fetched(name: str, system: AbstractFileSystem, path: str, facts: dict[str, 
     key = hashlib.sha256(f"{system.to_json()} {path} {size} {system.ukey(path)}".encode()).hexdigest()[:24]
     copy = cache_folder(cache, "shards") / f"{key}.tar"
     with alone(copy):
-        if not copy.exists():
+        if not copy.exists() or size not in (None, copy.stat().st_size):
             log.warning("fetching %s", name)
             unfinished = copy.with_suffix(".unfinished")
             try:
@@ -126,5 +126,5 @@ def _fetched(name: str, system: AbstractFileSystem, path: str, facts: dict[str, 
             if size is not None and found != size:
                 unfinished.unlink()
                 raise BadInput(f"'{name}' came incomplete: {found} of {size} bytes; try again")
-            unfinished.replace(copy)
+            keep(unfinished, copy)
     return ShardFile(name, str(copy))

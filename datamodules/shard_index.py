@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from datamodules.cache import alone, cache_folder
+from datamodules.cache import alone, cache_folder, keep
 from datamodules.files import DAMAGE
 from datamodules.shard_files import ShardFile
 from datamodules.shard_sample import Fields, Member, Sample
@@ -194,4 +194,4 @@ def _save(index: Index, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
     with open(unfinished, "wb") as file:
         np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
-    unfinished.replace(path)
+    keep(unfinished, path)

@@ -3,13 +3,14 @@
 What is kept is one flat stream of tokens a split, every document followed by the end token. Its key is the corpus, the
 splits and the tokenizer, not the block length: blocks are only a way of reading the stream, so that one cache serves them
 all. It is made in memory that does not grow with the corpus, in a folder that gets its name only when it is complete, by
-one process at a time; a process that comes second waits and opens what the first has made.
+one process at a time; a process that comes second waits and opens what the first has made. A damaged one is made again.
 """
 
 import hashlib
 import json
-import os
+import logging
 import shutil
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,14 +22,17 @@ import numpy as np
 from rich import get_console
 from rich.progress import Progress
 
-from datamodules.cache import alone, cache_folder
+from datamodules.cache import alone, cache_folder, keep
 from datamodules.corpus import SPLITS, Corpus
 from datamodules.encode import FastTokenizing
 from datamodules.vocabulary import Vocabulary
 from errors import BadInput
 
-FORMAT = 2  # another number makes anew what is in the cache
+log = logging.getLogger(__name__)
+
+FORMAT = 3  # another number makes anew what is in the cache
 BATCH = 1 << 20  # bytes of text that are tokenised together
+BLOCK, BLOCKS = 1 << 20, 16  # bytes of a file that are compared with what was written, at so many places
 
 
 @dataclass
@@ -98,18 +102,54 @@ def open_tokens(corpus: Corpus, vocabulary: Vocabulary, cache: str | None = None
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
     folder = cache_folder(cache, "tokens") / key
     with alone(folder):
-        if not folder.exists():
+        found = _read(folder)
+        if found is None:
+            if folder.exists():
+                log.warning("the token cache '%s' is damaged; making it again", folder)
             unfinished = folder.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
             try:
                 unfinished.mkdir()
                 _make(corpus, vocabulary, unfinished)
-                os.rename(unfinished, folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                keep(unfinished, folder)
             except OSError as error:
                 raise BadInput(f"the token cache '{folder}' cannot be written: {error.strerror}") from error
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    streams = {split: Stream(str(folder), split, facts["dtype"], **facts["streams"][split]) for split in SPLITS}
-    return TokenCache(streams, facts["problems"])
+            found = _read(folder)
+    if found is None:
+        raise BadInput(
+            f"the token cache '{folder}' reads other than it was written; is its disk failing? try datamodule.cache="
+        )
+    return found
+
+
+def _read(folder: Path) -> TokenCache | None:
+    """What is in the cache; None where there is nothing, or a file is not what it was when it was made."""
+    try:
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        streams = {split: Stream(str(folder), split, facts["dtype"], **facts["streams"][split]) for split in SPLITS}
+        size = np.dtype(facts["dtype"]).itemsize
+        for split, stream in streams.items():
+            if facts["files"][f"{split}.tokens"][0] != stream.num_tokens * size:
+                return None
+        if any(fingerprint(folder / name) != tuple(known) for name, known in facts["files"].items()):
+            return None
+        return TokenCache(streams, facts["problems"])
+    except (AttributeError, LookupError, OSError, TypeError, ValueError):
+        return None
+
+
+def fingerprint(path: Path) -> tuple[int, int]:
+    """(bytes, CRC-32 of what is looked at): of a file of up to BLOCKS blocks all, of a longer one so many, evenly spread.
+
+    So opening takes milliseconds, and what a power cut leaves behind, an end of zeros, is found.
+    """
+    size, found = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        for i in range(BLOCKS):
+            file.seek(i * max(BLOCK, (size - BLOCK) // (BLOCKS - 1)))
+            found = zlib.crc32(file.read(BLOCK), found)
+    return size, found
 
 
 def _make(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
@@ -124,6 +164,7 @@ def _make(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
         "streams": {split: writer.close() for split, writer in writers.items()},
         "problems": corpus.survey.problems,
     }
+    facts["files"] = {path.name: fingerprint(path) for path in sorted(folder.iterdir())}
     (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 

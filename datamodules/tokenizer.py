@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from datamodules.cache import alone, cache_folder
+from datamodules.cache import alone, cache_folder, keep
 from datamodules.tokenizer_training import SMALLEST, SPECIAL, train_tokenizer
 from errors import BadInput, nearest
+
+log = logging.getLogger(__name__)
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud, or every forked data worker warns about it
 
@@ -59,10 +62,14 @@ def tokenizer_for(
     key = hashlib.sha256(json.dumps([FORMAT, identity, kind, vocab_size, lowercase]).encode()).hexdigest()[:24]
     path = cache_folder(cache, "tokenizers") / f"{key}.json"
     with alone(path):
-        if not path.exists():
-            unfinished = path.with_suffix(".unfinished")
-            train_tokenizer(kind, vocab_size, lowercase, texts).save(str(unfinished))
-            unfinished.replace(path)
+        if path.exists():
+            try:
+                return wrapped(Tokenizer.from_file(str(path)))
+            except Exception:  # tokenizers raises nothing more special
+                log.warning("the tokenizer '%s' is damaged; training it again", path)
+        unfinished = path.with_suffix(".unfinished")
+        train_tokenizer(kind, vocab_size, lowercase, texts).save(str(unfinished))
+        keep(unfinished, path)
         return wrapped(Tokenizer.from_file(str(path)))
 
 

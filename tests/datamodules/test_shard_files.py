@@ -1,5 +1,7 @@
 """Which shards a pattern means, and shards that are not on this machine."""
 
+import os
+
 import fsspec
 import pytest
 from made_shards import opened, sample, shards, shown, tar
@@ -76,11 +78,14 @@ def test_shards_of_an_object_store_are_fetched_once(store, tmp_path, monkeypatch
         numbers = [number for batch in data.evaluation_loader("train") for number, _ in shown(data, batch)]
         assert numbers == list(range(24))
     assert len(fetched) == 2
+    os.truncate(next((tmp_path / "cache" / "shards").glob("*.tar")), 100)
+    assert opened(tmp_path, "memory://bucket/train-*.tar").spec.num_train == 24
+    assert len(fetched) == 3
     tar(tmp_path / "new.tar", sample(30) + sample(31))
     store.pipe("/bucket/train-0.tar", (tmp_path / "new.tar").read_bytes())
     data = opened(tmp_path, "memory://bucket/train-*.tar")
     assert data.spec.num_train == 16
-    assert len(fetched) == 3
+    assert len(fetched) == 4
     assert not list((tmp_path / "cache").rglob("*.unfinished"))
 
 

@@ -1,5 +1,7 @@
 """The token stream on disk: right, made once by one of many processes, whole or not there, made anew when it must be."""
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -254,6 +256,83 @@ def test_a_failed_making_is_made_again(vocabulary, tmp_path):
         open_tokens(made, vocabulary, str(tmp_path))
     whole = Corpus("made up", ["broken"], read(texts(30)), 0.1, 0)
     assert len(open_tokens(whole, vocabulary, str(tmp_path)).streams["train"].document_ends) == 27
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+def half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("train.tokens", zeros),
+        ("train.tokens", half),
+        ("train.tokens", Path.unlink),
+        ("train.ends.npy", zeros),
+        ("val.bytes.npy", half),
+        ("facts.json", half),
+        ("facts.json", zeros),
+        ("facts.json", Path.unlink),
+    ],
+)
+def test_a_damaged_cache_is_made_again(name, damage, vocabulary, tmp_path, caplog):
+    stream = open_tokens(corpus(texts()), vocabulary, str(tmp_path)).streams["train"]
+    expected = np.array(stream.tokens)
+    damage(Path(stream.folder) / name)
+    again = open_tokens(corpus(texts()), vocabulary, str(tmp_path)).streams["train"]
+    assert np.array_equal(again.tokens, expected)
+    assert f"'{stream.folder}' is damaged" in caplog.text
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_a_long_file_is_looked_at_from_its_beginning_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "BLOCK", 10)
+    monkeypatch.setattr(token_cache, "BLOCKS", 4)
+    path = tmp_path / "file"
+    for size, seen in ((7, range(7)), (40, range(40)), (100, (0, 9, 30, 39, 60, 69, 90, 99))):
+        content = bytes(range(1, size + 1))
+        path.write_bytes(content)
+        whole = token_cache.fingerprint(path)
+        for place in seen:
+            path.write_bytes(content[:place] + b"\0" + content[place + 1 :])
+            assert token_cache.fingerprint(path) != whole
+
+
+def test_a_damaged_tokenizer_is_trained_again(tmp_path, caplog):
+    made = corpus(texts())
+    vocabulary = tokenizer_for(SMALL, made.training_texts, made.identity, str(tmp_path)).get_vocab()
+    (path,) = (tmp_path / "tokenizers").glob("*.json")
+    zeros(path)
+    assert tokenizer_for(SMALL, made.training_texts, made.identity, str(tmp_path)).get_vocab() == vocabulary
+    assert "is damaged; training it again" in caplog.text
+
+
+def test_what_is_kept_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+    done = []
+    replace, sync = os.replace, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append(os.readlink(f"/proc/self/fd/{number}")), sync(number)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("named"), replace(*names)))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file").write_text("text")
+    cache.keep(tmp_path / "new", tmp_path / "kept")
+    assert done == [str(tmp_path / "new" / "file"), str(tmp_path / "new"), "named", str(tmp_path)]
+    assert (tmp_path / "kept" / "file").read_text() == "text"
+
+
+def test_a_disk_without_locks_is_said_in_one_line(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with (
+        pytest.raises(BadInput, match=r"cannot be locked \(.*No locks available\).*; datamodule.cache="),
+        cache.alone(tmp_path / "x"),
+    ):
+        raise AssertionError("inside")
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
