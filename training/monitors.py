@@ -79,7 +79,9 @@ class Monitors(L.Callback):
         self._before = module.course.progress
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Pretraining, batch: dict[str, Tensor], *_: Any) -> None:
-        if self._sample is None:
+        if self._sample is not None:
+            return
+        with module.watch.pause():
             if module.objective.shown == "val":
                 batch = next(iter(self.data.evaluation_loader("val", PICTURES)))
             self._sample = {key: value[:PICTURES].cpu().clone() for key, value in batch.items() if value.ndim}

@@ -1,6 +1,8 @@
 """Collapse measures on features whose answer is known, and what probing may cost."""
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from conftest import text_encoder, text_spec
 
 from datamodules.text_task import Texts, TextTask
 from objectives.causal_lm import CausalLanguageModel
-from training.monitors import affordable_probes, feature_std, held_out, rankme
+from training.course import Stopwatch
+from training.monitors import Monitors, affordable_probes, feature_std, held_out, rankme
 
 
 def test_isotropic_features_have_full_rank_and_unit_std():
@@ -39,6 +42,27 @@ def test_probes_stay_within_their_share_but_one_is_always_left():
     assert (times, pictures) == (4, 250)
     assert affordable_probes(times=4, pictures=1500, share=0.1, run_flops=1e12, picture_flops=1e10) == (1, 96)
     assert affordable_probes(times=0, pictures=1500, share=0.1, run_flops=1e13, picture_flops=1e9)[0] == 0
+
+
+def test_what_is_shown_before_the_first_step_is_no_training_time(monkeypatch):
+    clock = [0.0]
+
+    def takes(seconds: float, value: object = None) -> object:
+        clock[0] += seconds
+        return value
+
+    rows = {"index": torch.arange(4), "corrupt": torch.tensor(0)}
+    data = SimpleNamespace(evaluation_loader=lambda *_: takes(3.0, [rows]))
+    module = SimpleNamespace(
+        objective=SimpleNamespace(shown="val"), watch=Stopwatch(lambda: clock[0]), whole=lambda: nullcontext(object())
+    )
+    monkeypatch.setattr(Monitors, "_show_pictures", lambda *_: takes(4.0))
+    monitors = Monitors(data, None, 1, 96)
+    module.watch.start()
+    monitors.on_train_batch_start(SimpleNamespace(global_step=0), module, rows)
+    assert (module.watch.seconds, module.watch.paused) == (0, 7)
+    monitors.on_train_batch_start(SimpleNamespace(global_step=1), module, rows)
+    assert module.watch.paused == 7
 
 
 def test_bits_per_byte_of_a_labelled_task_count_the_bytes_of_its_texts():
