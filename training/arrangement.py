@@ -15,6 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
+from models.attention import set_attention
 from models.encoder import Encoder
 from models.fused import as_written, compile_chains
 from objectives.draw import Draw
@@ -181,6 +182,7 @@ def freeze_unused(objective: Objective, batch: Batch) -> None:
     One process leaves them as they are; ranks would wait for their gradients.
     """
     trial = copy.deepcopy(objective)
+    set_attention(trial, "eager")  # this is on the host, where a GPU's kernels are not
     trial(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
     reached = {name for name, weight in trial.named_parameters() if weight.grad is not None}
     for name, weight in objective.named_parameters():

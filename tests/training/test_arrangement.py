@@ -10,13 +10,15 @@ from torch import nn
 
 from benchmarks.works import Work, tokenizer
 from datamodules.vocabulary import Vocabulary
+from models.attention import kernels_used, set_attention
 from models.fused import as_written, chains_compiled
 from models.timm_encoder import TimmEncoder
 from objectives.draw import Draw
 from objectives.objective import Batch, Objective
 from objectives.simclr import SimCLR
 from training import arrangement
-from training.arrangement import Arrangement, all_blocks
+from training.accumulation import check_accumulation
+from training.arrangement import Arrangement, all_blocks, freeze_unused
 
 TEXT = {"batch": 4, "length": 16, "vocabulary": 64}
 IMAGE = {"batch": 4, "image_size": 32}
@@ -188,3 +190,13 @@ def test_in_full_precision_the_stream_is_full_too():
     objective, _ = ready("bert")
     Arrangement(half_stream=True, precision="fp32").apply(objective, None)
     assert not any("forward" in vars(block) for block in all_blocks(objective))
+
+
+def test_trials_on_the_host_do_without_the_kernels_of_a_gpu():
+    """FlexAttention, for one, has no backward pass on a CPU."""
+    objective, batch = ready("bert")
+    set_attention(objective, "flex")
+    freeze_unused(objective, batch)
+    check_accumulation(objective, batch, 2)
+    assert kernels_used(objective) == {"flex"}
+    assert all(weight.requires_grad for weight in objective.parameters())
