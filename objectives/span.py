@@ -124,6 +124,7 @@ class BoundaryHead(nn.Module):
         super().__init__()
         inner = embedding_VD.shape[1]
         self.position = nn.Embedding(MOST_TARGETS, POSITION_WIDTH)
+        self.position.of_tokens = False
         self.layers = nn.Sequential(
             nn.Linear(2 * width + POSITION_WIDTH, inner),
             nn.GELU(),

@@ -21,8 +21,9 @@ class CoupledAdamW(AdamW):
     vocabulary move its mean nowhere.
 
     Args:
-        groups: as `parameter_groups` makes them; those marked "embedding" are coupled.
-        embedding_lr: factor on their learning rate.
+        groups: as `parameter_groups` makes them; those marked "embedding", of tokens, are coupled. Tables of positions and
+            segments are not: no softmax pushes their rows, and rows that no text reaches would lower the mean.
+        embedding_lr: factor on the learning rate of what is coupled.
 
     Raises:
         ValueError: a setting is out of range.

@@ -78,10 +78,10 @@ class Optimization:
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Trainable parameters by (layer, decays or not, table or not).
+    """Trainable parameters by (layer, decays or not, of tokens or not).
 
-    Each group is {"params", "weight_decay", "lr_scale", "decays", "embedding"}. Matrices decay, but for those of modules whose
-    attribute `decays` is False.
+    Each group is {"params", "weight_decay", "lr_scale", "decays", "embedding"}; the last says whether it holds embeddings of
+    tokens (`token_tables`). Matrices decay, but for those of modules whose attribute `decays` is False.
 
     Layer i of n of each encoder inside (embedding 0, blocks 1 to n - 1, final norm n) gets layer_decay ** (n - i), everything
     outside encoders 1 (He et al. 2022, appendix A.1; Clark et al. 2020, section 3.1).
@@ -92,7 +92,7 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
         if isinstance(encoder, Encoder)
         for name, layer in encoder.layers().items()
     }
-    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    tables = token_tables(module)
     kept = {id(weight) for part in module.modules() if not getattr(part, "decays", True) for weight in part.parameters()}
     groups: dict[tuple[float, bool, bool], dict] = {}
     for weight in module.parameters():
@@ -105,3 +105,21 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
         group = groups.setdefault((scale, decays, is_table), fresh)
         group["params"].append(weight)
     return list(groups.values())
+
+
+def token_tables(module: nn.Module) -> set[int]:
+    """The ids of the weights inside with a row a token of the vocabulary.
+
+    A network of transformers says which of its embeddings that is; its others are of positions and segments. Elsewhere every
+    `nn.Embedding` is one, but for those whose attribute `of_tokens` is False.
+    """
+    found, inside = set(), set()
+    for part in module.modules():  # what holds others comes before them
+        if part in inside:
+            continue
+        if hasattr(part, "get_input_embeddings"):
+            found.add(id(part.get_input_embeddings().weight))
+            inside |= set(part.modules())
+        elif isinstance(part, nn.Embedding) and getattr(part, "of_tokens", True):
+            found.add(id(part.weight))
+    return found

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
+from benchmarks.works import Work
 from conf import build, read_choice
 from objectives.supervised import Supervised
 from training.coupled_adamw import CoupledAdamW
@@ -180,3 +181,22 @@ def test_tables_are_groups_of_their_own():
     model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8))
     marked = {id(w): group["embedding"] for group in parameter_groups(model, 0.05) for w in group["params"]}
     assert [marked[id(weight)] for weight in model.parameters()] == [True, False, False]
+
+
+TEXT = {"batch": 4, "length": 16, "vocabulary": 64}
+TABLES = {
+    "mlm bert_tiny": ["encoder.net.embeddings.word_embeddings.weight"],
+    "rtd bert_tiny": ["encoder.net.embeddings.word_embeddings.weight"],  # shared with the generator
+    "rtd modernbert_mini": ["encoder.net.embeddings.tok_embeddings.weight"],
+    "span bert_tiny": ["encoder.net.embeddings.word_embeddings.weight"],
+    "causal_lm gpt_mini": ["encoder.net.wte.weight"],
+    "bidirectional_lm bilstm": ["encoder.net.embedding.weight"],
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_coupled_has_a_row_a_token_and_not_a_position(name):
+    objective = Work(*name.split(), **TEXT).build()
+    names = {id(weight): name for name, weight in objective.named_parameters()}
+    coupled = [names[id(w)] for group in parameter_groups(objective, 0.05) if group["embedding"] for w in group["params"]]
+    assert coupled == TABLES[name]
