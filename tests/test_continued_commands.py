@@ -14,7 +14,9 @@ from made_runs import words_for
 from safetensors.torch import load_file
 
 from conf import build, read_choice
+from conf.composition import compose_settings
 from conf.recall import train_command
+from errors import BadInput
 from reports.result import read_result
 from reports.table import collect
 from training.checkpoint_files import newest_checkpoint
@@ -122,6 +124,30 @@ def learned(tmp_path_factory, pictures, texts) -> Path:
     (cwd / "unfinished").mkdir()
     (cwd / "unfinished" / "config.yaml").write_text((cwd / "first" / "config.yaml").read_text())
     return cwd
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("+model.settings.qkv_bias=false", "model.settings.qkv_bias is True"),
+        ("++model.settings.init_values=0.1", "model.settings.init_values is None"),
+        ("~model.pool", "model.pool is avg"),
+        ("+model.settings.qkv_bias=true", None),
+        ("model.pool=avg", None),
+    ],
+)
+def test_no_word_about_the_model_is_dropped(word, told, tmp_path):
+    names = {"objective": "mae", "model": "vit_t", "datamodule": "emoji"}
+    words = ["objective=mae", "datamodule=emoji"]
+    before = compose_settings("train", [*words, "+model.settings.qkv_bias=true"])[0] | {"names": names}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
+    words = [*words, f"model.init={tmp_path}", word]
+    settings = compose_settings("train", words)[0] | {"names": names}
+    if told is None:
+        assert resolve(settings, tuple(words))["model"] == before["model"] | {"init": str(tmp_path)}
+    else:
+        with pytest.raises(BadInput, match=f"{re.escape(word)} contradicts model.init={tmp_path}, which says that {told}"):
+            resolve(settings, tuple(words))
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ def resolve(settings: dict[str, Any], words: tuple[str, ...] = ()) -> dict[str, 
         raise BadInput(f"model.init must be a run folder, not {init!r}")
     before = read_config(Path(init))
     for word in words:
-        key, _, value = word.lstrip("+").partition("=")
+        key, _, value = word.lstrip("+~").partition("=")
         part = key.removeprefix("model.")
-        told, true = settings["model"].get(part), before["model"].get(part)
+        told, true = _at(settings["model"], part), _at(before["model"], part)
         if key == "model":
             told, true = value, before["names"]["model"]
         if (key == "model" or (key.startswith("model.") and part != "init")) and told != true:
@@ -58,6 +58,13 @@ def resolve(settings: dict[str, Any], words: tuple[str, ...] = ()) -> dict[str, 
         "model": before["model"] | {"init": init},
         "continued": {name: before["names"][name] for name in WHAT},
     }
+
+
+def _at(settings: Any, path: str) -> Any:
+    """What stands at a dotted path, None where nothing does."""
+    for name in path.split("."):
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
 
 
 @dataclass(frozen=True)
