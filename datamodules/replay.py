@@ -17,13 +17,14 @@ from datamodules.loading import batch_loader
 from errors import BadInput
 
 ALIKE = ("modality", "image_size", "channels", "block_length")  # facts of data sets that share batches
+OLD = 1 << 32  # what the seed of the old data's order and views differs in from the run's: each data set counts from 0
 
 
 class Replay:
     """A data set of whose training batches a share comes from another one; everything else is the new one's.
 
     The share is the same in every batch. `spec.num_train` counts the samples, old ones included, in which each new one comes
-    once. Old samples are numbered behind the new ones, so that no two of a batch share their draws.
+    once. Old samples are numbered behind the new ones and cropped by another seed, so that no two of a batch share their draws.
 
     Raises:
         BadInput: the two have other shapes, or there is less than one old or one new sample in a batch.
@@ -43,7 +44,7 @@ class Replay:
         if not 0 < num_old < self.batch_size:
             raise BadInput(f"replay={share} of datamodule.batch_size={self.batch_size} is {num_old} samples of a batch")
         whole = round(new.spec.num_train * self.batch_size / (self.batch_size - num_old))
-        self.spec = replace(new.spec, num_train=whole)
+        self.spec = replace(new.spec, num_train=whole, replayed=old.spec)
 
     def num_old(self, batch_size: int) -> int:
         return round(self.share * batch_size)
@@ -72,8 +73,8 @@ class Replay:
                 "change replay or datamodule.batch_size"
             )
         parts = [
-            data.train_loader(view, seed, num_batches, first_batch, 0, rank, world_size, batch_size=num)
-            for data, num in ((self.new, batch_size - num_old), (self.old, num_old))
+            data.train_loader(view, its_seed, num_batches, first_batch, 0, rank, world_size, batch_size=num)
+            for data, its_seed, num in ((self.new, seed, batch_size - num_old), (self.old, seed ^ OLD, num_old))
         ]
         samples = Mixed(*(part.dataset for part in parts), self.new.spec.num_train, self._pad())
         order = Together(*(part.batch_sampler for part in parts), self.new.spec.num_train)

@@ -27,6 +27,7 @@ class DataSpec:
         bytes_per_token: UTF-8 bytes of the validation text for each of its tokens, for bits per byte.
         token_counts: (ids of the tokenizer,) how often each occurs in running training text; None for other data.
         selection: the metric on which choices are made and that a task reports first: "accuracy", "matthews" or "spearman".
+        replayed: of the data set of which each batch holds a share besides, if there is one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class DataSpec:
     bytes_per_token: float = 0.0
     selection: str = "accuracy"
     token_counts: np.ndarray | None = field(default=None, repr=False, compare=False)
+    replayed: DataSpec | None = field(default=None, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -48,9 +50,10 @@ class DataSpec:
     @property
     def facts(self) -> dict[str, int | list[str]]:
         """What the order of training and the meaning of ids and classes hang on, in plain containers, by name."""
+        old = {} if self.replayed is None else self.replayed.facts
         return {
             "training samples": self.num_train,
             "training tokens": 0 if self.token_counts is None else int(self.token_counts.sum()),
             "vocabulary": 0 if self.vocabulary is None else self.vocabulary.size,
             "classes": list(self.class_names),
-        }
+        } | {f"replayed {name}": value for name, value in old.items()}

@@ -1,6 +1,7 @@
 """Two data sets in one batch: exact shares, every sample in turn, the same batches for any ranks, workers and restarts."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from made_shards import SMALL, opened, shards
 
 from datamodules.emoji import Emoji
 from datamodules.replay import Replay
+from datamodules.spec import DataSpec
 from datamodules.text_files import TextFiles
 from errors import BadInput
+from objectives.views import Crops
+from training.pretraining import first_change
 
 BATCH, STEPS = 12, 30
 
@@ -68,6 +72,27 @@ def test_ranks_workers_and_restarts_change_nothing(mixture):
         assert {len(rank[step]["index"]) for rank in ranks} == {BATCH // 3}
     with pytest.raises(BadInput, match="3 replayed and 9 new samples cannot be shared evenly by 2 ranks"):
         batches(mixture, world_size=2)
+
+
+def test_old_data_that_changed_are_told_by_their_facts():
+    def made(num: int) -> SimpleNamespace:
+        spec = DataSpec("made up", "image", num, 32, 3, ("a", "b"))
+        return SimpleNamespace(spec=spec, modality="image", batch_size=8, task=None)
+
+    then, same, now = (Replay(made(100), made(num), 0.25).spec.facts for num in (50, 50, 51))
+    assert first_change(then, same) is None
+    assert first_change(then, now) == "replayed training samples: 50 then, 51 now"
+    assert first_change(made(100).spec.facts, then) == f"training samples: 100 then, {round(100 * 8 / 6)} now"
+
+
+def test_a_new_and_an_old_picture_of_the_same_number_are_cropped_otherwise():
+    data = Emoji(batch_size=8)
+    num, view = data.spec.num_train, Crops(data.spec.image_size)
+    batch = Replay(data, data, 0.5).train_loader(view, 0, 1).dataset.__getitems__([(0, 5), (0, num + 5)])
+    alone = data.train_loader(view, 0, 1).dataset.__getitems__([(0, 5)])
+    assert batch["index"].tolist() == [5, num + 5]
+    assert torch.equal(batch["views"][:1], alone["views"])
+    assert not torch.equal(batch["views"][0], batch["views"][1])
 
 
 def test_captions_of_different_lengths_are_filled_up(tmp_path):
