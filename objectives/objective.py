@@ -63,6 +63,7 @@ class Objective(nn.Module):
         attention: what the encoder must have, as `Encoder.attention` names it; None takes any.
         smallest_batch: of which the loss can be computed; 2 where samples are compared or batch norms have vectors.
         shown: the split of which `pictures` and `texts` get a batch: "train", in the objective's own views, or "val".
+        unreached: names of weights that its loss does not reach and that are frozen for it, where somebody has looked.
     """
 
     modality: ClassVar[str]
@@ -73,6 +74,7 @@ class Objective(nn.Module):
     attention: ClassVar[str | None] = None
     smallest_batch: ClassVar[int] = 1
     shown: ClassVar[str] = "train"
+    unreached: frozenset[str] = frozenset()
 
     def __init__(self, encoder: Encoder):
         super().__init__()

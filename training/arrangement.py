@@ -179,14 +179,17 @@ def in_half(forward: Callable[..., Any], dtype: torch.dtype) -> Callable[..., An
 def freeze_unused(objective: Objective, batch: Batch) -> None:
     """Stop training weights that the loss does not reach, such as the pooler of some pretrained models.
 
-    One process leaves them as they are; ranks would wait for their gradients.
+    One process leaves them as they are; ranks would wait for their gradients. Their names stay in `objective.unreached`, so
+    that the optimiser has them among its groups all the same, and a checkpoint fits any number of ranks.
     """
     trial = copy.deepcopy(objective)
     set_attention(trial, "eager")  # this is on the host, where a GPU's kernels are not
     trial(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
     reached = {name for name, weight in trial.named_parameters() if weight.grad is not None}
-    for name, weight in objective.named_parameters():
-        weight.requires_grad_(weight.requires_grad and name in reached)
+    trained = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
+    objective.unreached = frozenset(trained.keys() - reached)
+    for name in objective.unreached:
+        trained[name].requires_grad_(False)
 
 
 def gather(tensor: Tensor) -> Tensor | None:

@@ -78,7 +78,7 @@ class Optimization:
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Trainable parameters by (layer, decays or not, of tokens or not).
+    """Trainable parameters, and those named in `module.unreached`, by (layer, decays or not, of tokens or not).
 
     Each group is {"params", "weight_decay", "lr_scale", "decays", "embedding"}; the last says whether it holds embeddings of
     tokens (`token_tables`). Matrices decay, but for those of modules whose attribute `decays` is False.
@@ -95,8 +95,9 @@ def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float 
     tables = token_tables(module)
     kept = {id(weight) for part in module.modules() if not getattr(part, "decays", True) for weight in part.parameters()}
     groups: dict[tuple[float, bool, bool], dict] = {}
-    for weight in module.parameters():
-        if not weight.requires_grad:
+    unreached = getattr(module, "unreached", ())
+    for name, weight in module.named_parameters():
+        if not weight.requires_grad and name not in unreached:
             continue
         scale = layer_decay ** below_top.get(id(weight), 0)
         decays, is_table = weight.ndim > 1 and id(weight) not in kept, id(weight) in tables

@@ -81,6 +81,19 @@ def test_one_process_begins_and_two_ranks_go_on(two_ranks, second, words, whole,
     alike(first, whole)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [strategy("ddp"), strategy("fsdp")], ids=["ddp", "fsdp"])
+def test_weights_that_the_loss_does_not_reach_keep_no_run_from_going_on(two_ranks, ranks, words, tmp_path):
+    words = [*words, "model.architecture=roberta"]  # which has a pooler
+    whole = fit(settings_of(words), tmp_path / "whole", STEPS)
+    path = Path("checkpoints") / "last.ckpt"
+    fit(settings_of(words), tmp_path / "half", STEPS, HALF)
+    first, _ = two_ranks(fit, settings_of([*words, *ranks]), tmp_path / "two", STEPS, None, tmp_path / "half" / path, HALF)
+    alike(first, whole)
+    two_ranks(fit, settings_of([*words, *ranks]), tmp_path / "ranks", STEPS, HALF)
+    alike(fit(settings_of(words), tmp_path / "one", STEPS, None, tmp_path / "ranks" / path, HALF), whole)
+
+
 def test_shards_go_on_as_shards_and_a_missing_one_is_found_out(two_ranks, words, whole, tmp_path, capsys):
     two_ranks(fit, settings_of([*words, *SHARDED]), tmp_path, STEPS, HALF)
     folder = tmp_path / "checkpoints" / "last.ckpt"

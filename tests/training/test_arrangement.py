@@ -1,5 +1,6 @@
 """Blocks as `trainer` wants them while training, and as they are written where they are looked at."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +10,7 @@ from conftest import image_batch
 from torch import nn
 
 from benchmarks.works import Work, tokenizer
+from conf import build, read_choice
 from datamodules.vocabulary import Vocabulary
 from models.attention import kernels_used, set_attention
 from models.fused import as_written, chains_compiled
@@ -190,6 +192,27 @@ def test_in_full_precision_the_stream_is_full_too():
     objective, _ = ready("bert")
     Arrangement(half_stream=True, precision="fp32").apply(objective, None)
     assert not any("forward" in vars(block) for block in all_blocks(objective))
+
+
+def test_an_optimiser_has_the_same_groups_whether_or_not_weights_are_frozen_that_the_loss_does_not_reach():
+    work = Work("mlm", "bert_tiny", **TEXT, words=("model.architecture=roberta",))  # with a pooler
+    alone = work.build()
+    ranked, batch = copy.deepcopy(alone), work.batches(alone).batch(0)
+    freeze_unused(ranked, batch)
+    assert ranked.unreached == {f"encoder.net.pooler.dense.{name}" for name in ("weight", "bias")}
+    assert not any(ranked.get_parameter(name).requires_grad for name in ranked.unreached)
+    states = []
+    for objective in (alone, ranked):
+        names = {weight: name for name, weight in objective.named_parameters()}
+        optimizer = build(read_choice("optimizer", "adamw")).optimizer(objective, 64)
+        objective(batch, Draw(0, batch["epoch"], batch["index"])).loss.backward()
+        optimizer.step()
+        states.append((optimizer, [[names[weight] for weight in group["params"]] for group in optimizer.param_groups]))
+    (optimizer, groups), (other, same) = states
+    assert groups == same
+    assert optimizer.state_dict()["state"].keys() == other.state_dict()["state"].keys()
+    other.load_state_dict(optimizer.state_dict())
+    assert all(torch.equal(weight, ranked.get_parameter(name)) for name, weight in alone.named_parameters())
 
 
 def test_trials_on_the_host_do_without_the_kernels_of_a_gpu():
