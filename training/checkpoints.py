@@ -92,6 +92,8 @@ class Checkpoints(L.Callback):
             trainer.strategy.barrier()
             trainer.save_checkpoint(self.part)  # all ranks take part, and wait for each other
             if trainer.is_global_zero:
+                if self.part.is_dir():
+                    sync_folder(self.part)  # the names of the ranks' files
                 if self.last.exists():
                     remove(self.previous)  # a folder cannot be replaced by a rename
                     os.replace(self.last, self.previous)

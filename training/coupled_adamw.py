@@ -60,7 +60,7 @@ class CoupledAdamW(AdamW):
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = torch.zeros_like(weight_VD)
             state["exp_avg_sq"] = torch.zeros_like(weight_VD)  # of every row, so that it is sharded and saved like AdamW's
-        state["step"] += 1
+        state["step"] = state["step"].cpu() + 1  # a fused optimiser loads it onto the GPU, for which each step would wait
         step = state["step"].item()
         first_VD = state["exp_avg"].lerp_(weight_VD.grad, 1 - beta1)
         second_VD = state["exp_avg_sq"].mul_(beta2).addcmul_(weight_VD.grad, weight_VD.grad, value=1 - beta2)

@@ -62,7 +62,7 @@ def launch(devices: int, words: list[str], folder: str | Path) -> None:
     for name in list(logging.root.manager.loggerDict):  # they repeat at length what is said below
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_a_rank(devices)))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
     command = (str(Path(sys.argv[0]).resolve()), *words, f"hydra.run.dir='{folder}'")
     rendezvous = get_rendezvous_handler(RendezvousParameters("c10d", "localhost:0", str(os.getpid()), min_nodes=1, max_nodes=1))
@@ -87,6 +87,13 @@ def launch(devices: int, words: list[str], folder: str | Path) -> None:
             f"rank {rank} of {devices} ended {how}, and the others with it; its own message stands above",
             code if code > 0 else 128 - code,
         )
+
+
+def threads_a_rank(devices: int) -> int:
+    """A share of the cores that this process may use, in a container fewer than the machine has."""
+    from joblib import cpu_count
+
+    return max(1, cpu_count() // devices)
 
 
 def _likely(number: int) -> str:

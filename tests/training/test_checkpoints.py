@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,3 +73,20 @@ def test_a_second_signal_ends_a_run_at_once_but_a_parent_that_is_gone_is_told_of
         clock[0] = 100 + later
         with pytest.raises(RunStopped, match="second signal"):
             callback._on_signal(number, None)
+
+
+def test_a_folder_of_rank_files_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+    done = []
+    replace = os.replace
+    monkeypatch.setattr(checkpoints, "sync_folder", lambda folder: done.append(folder.name))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append(Path(names[1]).name), replace(*names)))
+    callback = checkpoints.Checkpoints(tmp_path, 10)
+    callback.folder.mkdir()
+    trainer = SimpleNamespace(
+        is_global_zero=True,
+        logger=SimpleNamespace(experiment=SimpleNamespace(flush=lambda: None)),
+        strategy=SimpleNamespace(barrier=lambda: None),
+        save_checkpoint=lambda path: (path.mkdir(), (path / "rank_00000.ckpt").write_bytes(b"")),
+    )
+    callback.save(trainer, SimpleNamespace(stop_if_not_finite=lambda weights: None))
+    assert done == ["next.part", "last.ckpt", "checkpoints"]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,6 +160,18 @@ def test_rows_of_an_embedding_share_one_second_moment_and_the_rest_is_adamw():
         table = table * (1 - 0.3 * 0.2) - 0.3 * first / (1 - 0.8**step) / (mean.sqrt() + 1e-3)
         torch.testing.assert_close(weights[0].data, table)
         torch.testing.assert_close(weights[1].data, plain.data)
+
+
+def test_the_number_of_steps_of_coupled_rows_stays_on_the_host():
+    """As PyTorch loads a fused optimiser's state, that number is on the weights' GPU, and reading it there waits."""
+    table = nn.Parameter(torch.zeros(3, 2))
+    optimizer = coupled([{"params": [table], "embedding": True}])
+    for step in (1, 2):
+        table.grad = torch.ones(3, 2)
+        optimizer.step()
+        state = optimizer.state[table]
+        assert state["step"] == step
+        state["step"] = SimpleNamespace(cpu=lambda kept=state["step"]: kept)  # on a GPU
 
 
 @pytest.mark.parametrize("name", ["adamw", "coupled_adamw"])
