@@ -37,7 +37,8 @@ class MaskedLanguageModel(Objective):
         spec: the opened data.
         mask_ratio: share of the ordinary tokens that is noise, the same count in rows of equal length.
         whole_word: words are noise as a whole.
-        static_copies: None draws anew in every epoch; a number repeats the noise after so many epochs (BERT's data had 10).
+        static_copies: None draws anew in every epoch; a number repeats the noise, and the pairs of texts, after so many epochs
+            (BERT's data had 10).
         faithful: "bert" or "roberta" does as the authors' code does where that differs from the above. BERT: the count includes
             [CLS] and [SEP], at most 20, random tokens come from the whole vocabulary. RoBERTa: <s> and </s> can be noise
             (they are prepended before masking), and the count is int(p n + u) with uniform u.
@@ -72,7 +73,9 @@ class MaskedLanguageModel(Objective):
         if next_sentence:
             if faithful == "roberta":
                 raise BadInput("objective.faithful=roberta has no second task; objective.next_sentence=true is BERT's")
-            self.pairs = partial(SentencePairs, vocabulary=spec.vocabulary, length=spec.block_length)
+            self.pairs = partial(
+                SentencePairs, vocabulary=spec.vocabulary, length=spec.block_length, static_copies=self.static_copies
+            )
             self.next_sentence = NextSentenceHead(encoder.width)
 
     def views(self) -> TextView | None:

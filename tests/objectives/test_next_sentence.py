@@ -1,12 +1,14 @@
 """BERT's second task: pairs that really follow each other or really do not, evenly, and no way to tell by their form."""
 
 import pickle
+from collections import Counter, defaultdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import CLS, PAD, PIECES, SEP, text_encoder, text_spec
+from scipy import stats
 
 from errors import BadInput
 from objectives.draw import Draw
@@ -17,6 +19,9 @@ SPEC, LENGTH = text_spec(32), 32
 FIRST = 1000  # the stream below holds its own places, counted from here
 LONG = (400, 90, 150, 60, 1000)  # tokens of documents, all longer than a row
 SHORT = (5, 1, 400, 12, 0, 3, 60, 2)
+UNEVEN = (5, 400, 12, 3)  # texts of the second have no equal elsewhere
+PARAGRAPHS = (*range(5, 41), *range(40, 4, -1))
+MIXED = (40, 12, 33, 7, 300, 29, 90, 8, 2)
 
 
 def pairs_of(sizes: tuple[int, ...], stride: int = 31, **changes) -> SentencePairs:
@@ -32,7 +37,7 @@ def drawn(pairs: SentencePairs, epochs: int) -> dict[str, torch.Tensor]:
     return pairs.__getitems__([(epoch, index) for epoch in range(epochs) for index in range(len(pairs))])
 
 
-@pytest.mark.parametrize("sizes", [LONG, SHORT], ids=["long", "short"])
+@pytest.mark.parametrize("sizes", [LONG, SHORT, UNEVEN, PARAGRAPHS], ids=["long", "short", "uneven", "paragraphs"])
 def test_a_row_is_two_texts_of_one_document_in_order_or_of_two(sizes):
     pairs = pairs_of(sizes)
     batch = drawn(pairs, 40)
@@ -71,23 +76,79 @@ def test_half_of_the_pairs_follow_and_form_tells_nothing():
         assert ((counts / total - share).abs() < 4.5 * (share * (1 - share) / total) ** 0.5).all()
 
 
-def test_texts_come_from_documents_by_their_length():
+@pytest.mark.parametrize("sizes", [LONG, PARAGRAPHS, MIXED, (20,) * 12], ids=["long", "paragraphs", "mixed", "equal"])
+def test_no_rule_on_lengths_beginnings_and_ends_tells_the_kinds_apart(sizes):
+    """Of all that can be seen of a pair's form, the counts of both kinds are samples of one law."""
+    pairs = pairs_of(sizes)
+    batch = drawn(pairs, 20_000 // len(pairs))
+    ends = pairs.stream.document_ends
+    begins, lasts = torch.from_numpy(np.concatenate(([0], ends[:-1]))), torch.from_numpy(ends - 2)
+    num = batch["present"].sum(1)
+    cut = batch["segment"].argmax(1) - 2  # tokens of the first text
+    places = batch["ids"] - FIRST
+    first, second, last = (places.gather(1, at[:, None])[:, 0] for at in (torch.ones_like(cut), cut + 2, num - 2))
+    form = torch.stack(
+        [cut, num - cut, torch.isin(first, begins), torch.isin(second, begins), torch.isin(last, lasts), num == LENGTH], dim=1
+    )
+    _, kind, counts = form.unique(dim=0, return_inverse=True, return_counts=True)
+    kind = kind.masked_fill(counts[kind] < 20, counts.argmin())  # rare forms together
+    table = torch.stack([torch.bincount(kind[batch["is_next"] == label], minlength=len(counts)) for label in (0, 1)])
+    assert stats.chi2_contingency(table[:, table.sum(0) > 0].numpy()).pvalue > 1e-3
+
+
+def test_first_texts_come_from_documents_by_their_length():
     pairs = pairs_of(LONG)
-    batch = drawn(pairs, 150)
-    owner = np.searchsorted(pairs.stream.document_ends, np.arange(pairs.stream.num_tokens), side="right")
-    sizes = torch.tensor(LONG, dtype=torch.float64)
-    first = torch.from_numpy(owner[batch["ids"][:, 1].numpy() - FIRST])
-    begins_second = batch["segment"].argmax(1)
-    second = torch.from_numpy(owner[batch["ids"].gather(1, begins_second[:, None])[:, 0].numpy() - FIRST])
-    num = len(first)
-    expected = sizes / sizes.sum()
-    assert ((torch.bincount(first) / num - expected).abs() < 4 * (expected * (1 - expected) / num).sqrt()).all()
-    for document in range(len(LONG)):
-        foreign = second[(first == document) & (batch["is_next"] == 0)]
-        expected = sizes.masked_fill(torch.arange(len(LONG)) == document, 0)
-        expected = expected / expected.sum()
-        bound = 4 * (expected * (1 - expected) / len(foreign)).sqrt()
-        assert ((torch.bincount(foreign, minlength=len(LONG)) / len(foreign) - expected).abs() <= bound).all()
+    first = drawn(pairs, 150)["ids"][:, 1].numpy() - FIRST
+    owner = np.searchsorted(pairs.stream.document_ends, first, side="right")
+    expected = np.array(LONG) / sum(LONG)
+    bound = 4 * (expected * (1 - expected) / len(owner)) ** 0.5
+    assert (np.abs(np.bincount(owner) / len(owner) - expected) < bound).all()
+
+
+def second_texts(sizes: tuple[int, ...]) -> dict[tuple[int, bool], Counter]:
+    """{(size of B, whether it ends its document): {(document, its place in it): how often pairs have this B}}, one by one."""
+    found = defaultdict(Counter)
+    for document, size in enumerate(sizes):
+        num = min(size, LENGTH - 3)
+        for place in range(size):
+            offset = min(place, size - num)
+            for cut in range(1, num):
+                found[num - cut, offset + num == size][document, offset + cut] += 1 / (num - 1)
+    return found
+
+
+@pytest.mark.parametrize("sizes", [LONG, MIXED], ids=["long", "mixed"])
+def test_foreign_texts_are_the_second_texts_of_other_pairs_of_their_form(sizes):
+    law, forms = Counter(), second_texts(sizes)
+    for texts in forms.values():
+        for own in {document for document, _ in texts}:
+            others = {text: often for text, often in texts.items() if text[0] != own}
+            factor = (texts.total() - sum(others.values())) / sum(others.values()) / sum(sizes)
+            for text, often in others.items():
+                law[text] += factor * often
+    assert sum(law.values()) == pytest.approx(1)
+    pairs = pairs_of(sizes)
+    batch = drawn(pairs, 20_000 // len(pairs))
+    foreign = batch["is_next"] == 0
+    second = batch["ids"].gather(1, batch["segment"].argmax(1)[:, None])[foreign, 0].numpy() - FIRST
+    owner = np.searchsorted(pairs.stream.document_ends, second, side="right")
+    begins = np.concatenate(([0], pairs.stream.document_ends[:-1]))
+    counts = Counter(zip(owner.tolist(), (second - begins[owner]).tolist(), strict=True))
+    assert set(counts) <= set(law)
+    expected = np.array(list(law.values())) * len(second)
+    assert stats.chisquare([counts[text] for text in law], expected / expected.sum() * len(second)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("copies", "faithful", "period"), [(3, None, 3), (None, "bert", 10), (None, None, None)])
+def test_pairs_are_repeated_with_the_noise(copies, faithful, period):
+    model = MaskedLanguageModel(text_encoder("bert", SPEC), SPEC, static_copies=copies, faithful=faithful, next_sentence=True)
+    made = pairs_of(LONG)
+    pairs = model.views()(SimpleNamespace(stream=made.stream, num=len(made), isolate_documents=False), 7)
+    batches = [pairs.__getitems__([(epoch, index) for index in range(len(pairs))]) for epoch in range(12)]
+    for epoch, batch in enumerate(batches):
+        assert (batch["epoch"] == epoch).all()
+        same = [other for other in range(12) if torch.equal(batches[other]["ids"], batch["ids"])]
+        assert same == [other for other in range(12) if (other - epoch) % (period or 12) == 0]
 
 
 def test_a_pair_is_a_function_of_seed_epoch_and_number():
