@@ -49,8 +49,8 @@ class Draw:
         """(B, *shape) float32, standard normal, at most 5.4 away from 0: the inverse distribution at 2^24 places."""
         return 2**0.5 * torch.erfinv(2 * self.uniform(name, *shape) - 1 + 2.0**-24)
 
-    def integers(self, name: str, high: int, *shape: int) -> Tensor:
-        """(B, *shape) int64 in [0, high); the bias of the modulus is below high / 2^63."""
+    def integers(self, name: str, high: int | Tensor, *shape: int) -> Tensor:
+        """(B, *shape) int64 in [0, high), a number or (B, *shape); the bias of the modulus is below high / 2^63."""
         return shift_right(self.bits(name, *shape), 1) % high
 
     def permutation(self, name: str, length: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Prefix language modelling (Raffel et al. 2020, section 3.2.1): a prefix is seen whole, the rest is generated.
 
-Noise:  none; each row is split at a uniformly random place.
+Noise:  none; each row is split at a uniformly random place of its own tokens.
 Input:  tokens before the split see each other in both directions, those behind it see everything before them.
 Target: every token from the split on.
 
@@ -37,9 +37,7 @@ class PrefixLanguageModel(Objective):
         self.tables = TextTables(spec)
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
-        length = batch["ids"].shape[1]
-        split_B = 1 + draw.integers("split", length - 1, 1)[:, 0]
-        nats, correct, num_targets = self.predict(batch, split_B)
+        nats, correct, num_targets = self.predict(batch, splits(batch, draw))
         return Outcome(mean_over_targets(nats, num_targets), {"accuracy": share(correct, num_targets)})
 
     def predict(self, batch: Batch, split_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,6 +67,13 @@ class PrefixLanguageModel(Objective):
     def texts(self, batch: Batch, draw: Draw) -> dict[str, str]:
         """How the model goes on where a row was cut after its first quarter."""
         return {"continuation": continue_text(self.encoder, self.tables, batch, draw)}
+
+
+def splits(batch: Batch, draw: Draw) -> Tensor:
+    """(B,) where each row is split, from 1 to its length less one, padding not counted; a row of one token has no target."""
+    ids_BL = batch["ids"]
+    length_B1 = batch.get("present", torch.ones_like(ids_BL)).sum(1, keepdim=True)
+    return 1 + draw.integers("split", (length_B1 - 1).clamp(min=1), 1)[:, 0]
 
 
 def prefix_attention(split_B: Tensor, length: int) -> Tensor:

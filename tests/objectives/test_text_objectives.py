@@ -15,7 +15,7 @@ from objectives.draw import Draw
 from objectives.mlm import MaskedLanguageModel
 from objectives.objective import Batch, Objective
 from objectives.permutation_lm import PermutationLanguageModel
-from objectives.prefix_lm import PrefixLanguageModel
+from objectives.prefix_lm import PrefixLanguageModel, splits
 from objectives.rtd import ReplacedTokenDetection
 from objectives.span import SpanBERT
 from objectives.span_corruption import SpanCorruption
@@ -107,11 +107,32 @@ def test_prefixes_end_anywhere_but_at_the_edges():
     """Uniform in 1 .. L - 1, so that something is seen and something is left to predict."""
     num, length = 15_000, 16
     batch = text_batch(1, length)
-    split = 1 + Draw(0, torch.zeros(num, dtype=torch.long), torch.arange(num)).integers("split", length - 1, 1)[:, 0]
+    split = splits({"ids": batch["ids"].expand(num, -1)}, Draw(0, torch.zeros(num, dtype=torch.long), torch.arange(num)))
     targets = [PrefixLanguageModel(text_encoder("gpt2", SPEC), SPEC).predict(batch, s[None])[2] for s in split.unique()]
     assert [int(num_targets) for num_targets in targets] == list(range(length - 1, 0, -1))
     counts = torch.bincount(split, minlength=length)[1:]
     assert ((counts / num - 1 / 15).abs() < 4 * (1 / 15 * 14 / 15 / num) ** 0.5).all()
+
+
+def test_a_prefix_depends_on_its_own_row_alone():
+    """The split of a padded row is that of the row without padding, whatever the batch is filled up to."""
+    num, batch = 400, text_batch(1)
+    draw = Draw(0, torch.zeros(num, dtype=torch.long), torch.arange(num))
+    length = torch.arange(num) % 16 + 1
+    found = []
+    for width in (16, 40):
+        present = torch.arange(width) < length[:, None]
+        found.append(splits({"ids": torch.zeros(num, width, dtype=torch.long), "present": present}, draw))
+    assert torch.equal(*found)
+    for row in range(num):
+        alone = splits({"ids": torch.zeros(1, int(length[row]), dtype=torch.long)}, Draw(0, draw.epoch[:1], draw.index[[row]]))
+        assert found[0][row] == alone
+    assert ((found[0] >= 1) & (found[0] < length.clamp(min=2))).all()
+    model = PrefixLanguageModel(text_encoder("gpt2", SPEC), SPEC).eval()
+    batch = text_batch(8) | {"present": torch.arange(16) < torch.arange(4, 12)[:, None]}
+    wider = batch | {name: F.pad(batch[name], (0, 9)) for name in ("ids", "present")}
+    losses = [model(one, draw_of(batch)).loss for one in (batch, wider)]
+    torch.testing.assert_close(*losses)
 
 
 def test_supervised_text_is_cross_entropy_or_squared_error():
