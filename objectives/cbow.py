@@ -57,9 +57,9 @@ class ContinuousBagOfWords(Objective):
         score_BL = (mean_BLD * self.word2vec.output(ids_BL)).float().sum(-1)
         target_BL1 = num_BL1 > 0
         other_BLM = ids_BL[:, :, None] != noise_BM[:, None, :]
-        noise_nats, best_BL = self.word2vec.against(mean_BLD, noise_BM, target_BL1 & other_BLM)
+        noise_nats, best_BL1 = self.word2vec.against(mean_BLD, noise_BM, target_BL1 & other_BLM, ids_BL[:, :, None])
         nats = (F.softplus(-score_BL) * target_BL1[..., 0]).sum() + noise_nats
-        num_targets, correct = target_BL1.sum(), (target_BL1[..., 0] & (score_BL > best_BL)).sum()
+        num_targets, correct = target_BL1.sum(), (target_BL1 & (score_BL[..., None] > best_BL1)).sum()
         return Outcome(mean_over_targets(nats, num_targets), {"accuracy": share(correct, num_targets)})
 
     def texts(self, batch: Batch, draw: Draw) -> dict[str, str]:

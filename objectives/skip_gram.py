@@ -53,9 +53,10 @@ class SkipGram(Objective):
         vector_BLD = self.encoder(self.encoder.inputs(batch)).tokens
         score_BLL = torch.bmm(vector_BLD, self.word2vec.output(ids_BL).mT).float()
         other_BLM = ids_BL[:, :, None] != noise_BM[:, None, :]
-        noise_nats, best_BL = self.word2vec.against(vector_BLD, noise_BM, torch.bmm(target_BLL.float(), other_BLM.float()))
+        weight_BLM = torch.bmm(target_BLL.float(), other_BLM.float())
+        noise_nats, best_BLL = self.word2vec.against(vector_BLD, noise_BM, weight_BLM, ids_BL[:, None, :])
         nats = (F.softplus(-score_BLL) * target_BLL).sum() + noise_nats
-        num_targets, correct = target_BLL.sum(), (target_BLL & (score_BLL > best_BL[:, :, None])).sum()
+        num_targets, correct = target_BLL.sum(), (target_BLL & (score_BLL > best_BLL)).sum()
         return Outcome(mean_over_targets(nats, num_targets), {"accuracy": share(correct, num_targets)})
 
     def texts(self, batch: Batch, draw: Draw) -> dict[str, str]:

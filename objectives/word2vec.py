@@ -4,7 +4,7 @@ constants and details that the paper leaves open are those of the authors' code)
 Their code draws five noise tokens for every pair of tokens. Here the tokens of a row share a larger sample: the mean over the
 noise that equation 4 asks for is estimated no worse, and everything is a product of matrices instead of single rows.
 
-Shapes: B rows, L tokens a row, M noise tokens a row, D width, V vocabulary.
+Shapes: B rows, L tokens a row, M noise tokens a row, T targets of a token, D width, V vocabulary.
 """
 
 import numpy as np
@@ -48,6 +48,7 @@ class Word2Vec(nn.Module):
         if subsample < 0:
             raise BadInput(f"objective.subsample must be 0 (every token stays) or more, not {subsample}")
         self.window, self.negatives, self.noise_tokens = window, negatives, noise_tokens
+        self.end = spec.vocabulary.end
         count_V = np.zeros(spec.vocabulary.size)
         count_V[: len(spec.token_counts)] = spec.token_counts
         count_V *= spec.vocabulary.ordinary  # special tokens are no words: they neither stay nor are drawn
@@ -64,22 +65,38 @@ class Word2Vec(nn.Module):
 
     def windows(self, batch: Batch, draw: Draw) -> Tensor:
         """(B, L, L) bool: which tokens stand in the window of which, after subsampling."""
-        kept_BL = draw.uniform("kept", batch["ids"].shape[1]) < self.stay_V[batch["ids"]]
-        return windows(draw, kept_BL, self.window, batch.get("document"))
+        ids_BL = batch["ids"]
+        kept_BL = draw.uniform("kept", ids_BL.shape[1]) < self.stay_V[ids_BL]
+        document_BL = batch.get("document")
+        if document_BL is None and self.end is not None:
+            document_BL = (ids_BL == self.end).cumsum(1)  # every document ends with one
+        return windows(draw, kept_BL, self.window, document_BL)
 
     def noise(self, draw: Draw) -> Tensor:
         """(B, M) ids."""
         return torch.searchsorted(self.upto_V, draw.integers("noise", FINENESS, self.noise_tokens), right=True)
 
-    def against(self, vector_BLD: Tensor, noise_BM: Tensor, weight_BLM: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum of nats that noise costs, the highest score of it for each vector (B, L)).
+    def against(self, vector_BLD: Tensor, noise_BM: Tensor, weight_BLM: Tensor, target_BLT: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum of nats that noise costs, the highest score for each vector of noise that is not the target (B, L, T)).
 
         Args:
             weight_BLM: for how many targets a vector is told apart from a noise token; noise that is the target is skipped.
+            target_BLT: ids, or what broadcasts to them.
         """
         score_BLM = torch.bmm(vector_BLD, self.output(noise_BM).mT).float()
         nats = (F.softplus(score_BLM) * weight_BLM).sum() * (self.negatives / self.noise_tokens)
-        return nats, score_BLM.detach().amax(-1)
+        return nats, highest_other(score_BLM.detach(), noise_BM, target_BLT)
+
+
+def highest_other(score_BLM: Tensor, noise_BM: Tensor, target_BLT: Tensor) -> Tensor:
+    """(B, L, T): for each vector and target the highest score of noise that is another token, -inf where there is none.
+
+    It is that of the best token or, where the target is that token itself, of the second best.
+    """
+    best_BL1, place_BL1 = score_BLM.max(-1, keepdim=True)
+    token_BL1 = noise_BM[:, None, :].expand_as(score_BLM).gather(-1, place_BL1)
+    second_BL1 = score_BLM.masked_fill(noise_BM[:, None, :] == token_BL1, float("-inf")).amax(-1, keepdim=True)
+    return torch.where(target_BLT == token_BL1, second_BL1, best_BL1)
 
 
 def staying(count_V: np.ndarray, subsample: float) -> np.ndarray:

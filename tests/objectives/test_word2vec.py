@@ -47,6 +47,7 @@ def test_loss_and_gradients_equal_the_formulas_by_hand(kind, document):
     settings = {"window": window, "negatives": negatives, "noise_tokens": num_noise, "subsample": threshold}
     model, batch = model_of(kind, **settings), text_batch(5)
     batch["ids"][3] = SEP  # a row without a word
+    batch["ids"][[0, 2], 6] = SEP  # where documents end
     if document:
         batch["document"] = torch.tensor([[0] * 7 + [1] * 9]).expand(5, -1)
     draw = draw_of(batch)
@@ -64,7 +65,7 @@ def test_loss_and_gradients_equal_the_formulas_by_hand(kind, document):
         """Add one prediction; returns the gradient of its vector."""
         nonlocal nats, num, right
         num += 1
-        right += all(output[target] @ vector > output[word] @ vector for word in drawn)
+        right += all(output[target] @ vector > output[word] @ vector for word in drawn if word != target)
         gradient = np.zeros_like(vector)
         for word, weight in [(target, 1.0), *((word, negatives / num_noise) for word in drawn if word != target)]:
             score, real = output[word] @ vector, word == target
@@ -88,6 +89,8 @@ def test_loss_and_gradients_equal_the_formulas_by_hand(kind, document):
                 if abs(offset) > reach[row, place] or not 0 <= other < len(kept):
                     continue
                 if document and (kept[other] < 7) != (place < 7):
+                    continue
+                if not document and SEP in ids[min(place, kept[other]) : max(place, kept[other])]:
                     continue
                 around.append(ids[kept[other]])
             if kind is SkipGram:
@@ -146,6 +149,28 @@ def test_windows_have_every_size_alike_and_reach_over_what_is_left_out():
     expected = torch.tensor([0, 5, 4, 3, 2, 1, 0, 0, 0, 0]) / window
     assert ((share - expected).abs() <= 4.5 * (expected * (1 - expected) / num).sqrt()).all()
     assert (inside[:, 11, 13] == inside[:, 11, 9]).all()  # as far on both sides
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_windows_stop_where_a_document_ends(kind):
+    """As if the end token were not in the middle of a row but at the end of one."""
+    model, batch = model_of(kind, window=8, subsample=0), text_batch(200)
+    batch["ids"][:, 9] = SEP
+    inside = model.word2vec.windows(batch, draw_of(batch))
+    assert inside[:, 1:9, 1:9].any()
+    assert inside[:, 10:, 10:].any()
+    assert not inside[:, :10, 10:].any()
+    assert not inside[:, 10:, :10].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_that_is_the_target_is_no_competitor(kind):
+    """Each place knows its own token and no other, which all of the noise is too."""
+    counts = np.zeros(82, int)
+    counts[7] = 5
+    model, batch = model_of(kind, dataclasses.replace(SPEC, token_counts=counts), subsample=0), text_batch(4)
+    batch["ids"][:, 1:-1] = 7
+    assert model(batch, draw_of(batch)).report["accuracy"] == 1
 
 
 def test_noise_is_drawn_by_count_to_the_three_quarters():
