@@ -1,14 +1,24 @@
 """What a tokenizer's ids mean to an objective: which are special, which may be drawn, which begin a word."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
 CONTINUES = "##"  # WordPiece marks what continues a word
-BEGINS = ("Ġ", "▁", "Ċ")  # byte-level BPE and SentencePiece mark what begins one
+SPACE = "▁"  # SentencePiece marks what begins one
+WHITE = ("Ġ", "Ċ")  # and byte-level BPE, by what it writes for a space and a line's end
+BYTE = re.compile("<0x([0-9A-F]{2})>")  # of SentencePiece, where a character is no piece
+VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level BPE (GPT-2) writes as they are
+BYTES = {chr(byte): byte for byte in VISIBLE} | {
+    chr(256 + i): byte for i, byte in enumerate(sorted(set(range(256)) - set(VISIBLE)))
+}
+UNFINISHED = "\ufffd"  # a character that does not begin, or not end, in a piece
 
 
 @dataclass(frozen=True)
@@ -77,12 +87,40 @@ class Vocabulary:
     def begins_word(self) -> np.ndarray:
         """(V,) bool: pieces that cannot continue the word before them; specials and punctuation stand alone."""
         pieces = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
-        marked = any(piece.startswith(BEGINS) for piece in pieces)  # else WordPiece
-        begins = [
-            special or (piece.startswith(BEGINS) or not piece[:1].isalnum() if marked else not piece.startswith(CONTINUES))
-            for piece, special in zip(pieces, ~self.ordinary, strict=False)
-        ]
-        return np.array(begins + [True] * self.num_sentinels)
+        ordinary = [piece for piece, is_ordinary in zip(pieces, self.ordinary, strict=False) if is_ordinary]
+        if isinstance(self.tokenizer.backend_tokenizer.model, WordPiece):
+            begins = word_piece_begins
+        elif any(piece.startswith(SPACE) for piece in ordinary):
+            begins = sentence_piece_begins
+        elif any(piece.startswith(WHITE) for piece in ordinary):
+            begins = byte_piece_begins
+        else:
+            begins = word_piece_begins
+        found = [begins(piece) for piece in pieces] + [True] * self.num_sentinels
+        return np.array(found) | ~self.ordinary
+
+
+def word_piece_begins(piece: str) -> bool:
+    return not piece.startswith(CONTINUES)
+
+
+def sentence_piece_begins(piece: str) -> bool:
+    byte = BYTE.fullmatch(piece)
+    if byte is None:
+        return begins_word(piece.replace(SPACE, " "))
+    return begins_word(bytes([int(byte[1], 16)]).decode(errors="replace"))
+
+
+def byte_piece_begins(piece: str) -> bool:
+    if not BYTES.keys() >= set(piece):  # an added token, which is written as it is
+        return begins_word(piece)
+    return begins_word(bytes(BYTES[character] for character in piece).decode(errors="replace"))
+
+
+def begins_word(text: str) -> bool:
+    """Whether text cannot continue a word: it begins with neither a letter or digit, nor an accent, nor inside a character."""
+    first = text[:1]
+    return not (first.isalnum() or first == UNFINISHED or unicodedata.category(first or " ").startswith("M"))
 
 
 def first_set(*ids: int | None) -> int | None:

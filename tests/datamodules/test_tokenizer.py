@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from made_text import ODD, SMALL, texts
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from datamodules.tokenizer import load_tokenizer, tokenizer_for, wrapped
 from datamodules.tokenizer_training import SPECIAL, train_tokenizer
-from datamodules.vocabulary import Vocabulary
+from datamodules.vocabulary import BYTES, Vocabulary
 from errors import BadInput
 
 KINDS = ("wordpiece", "bpe", "unigram")
@@ -47,6 +49,51 @@ def test_words_are_found_by_both_kinds_of_marks(tmp_path):
         ids = vocabulary.tokenizer("so the captain, old", add_special_tokens=False)["input_ids"]
         begins = vocabulary.begins_word[ids[1:]]  # byte-level marks the space before: the first has none
         assert begins.sum() == 4, kind  # the, captain, the comma, old
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_outside_ascii_are_whole(kind, tmp_path):
+    text = "the café, привет мир naïve 你好 नमस्ते ☃ end"
+    documents = texts(odd=True) + ([text] * 40 if kind == "wordpiece" else [])  # others spell what they never saw in bytes
+    vocabulary = Vocabulary(trained(kind, tmp_path, lowercase=False, documents=documents))
+    found = vocabulary.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    begins = vocabulary.begins_word[found["input_ids"]]
+    starts = {first + text[first:].startswith(" ") for (first, _), b in zip(found["offset_mapping"], begins, strict=True) if b}
+    # byte-level marks the space before a word: the first has none; BERT's rules make each of 你好 a word
+    expected = {text.index(word) for word in ("café", ",", "привет", "мир", "naïve", "你", "नमस्ते", "☃", "end")}
+    assert starts == expected | ({0, text.index("好")} if kind == "wordpiece" else set())
+
+
+@pytest.mark.parametrize(
+    ("begin", "continue_"),
+    [
+        (("▁the", "▁", ".", "—", "▁é", "<0x2E>"), ("the", "é", "你", "\u0301", "स्", "<0xE2>", "<0xA9>", "<0x61>")),
+        (
+            ("Ġthe", "Ġ", "Ċ", "ĉ", ".", "Ġ©", "ĠÐ¿", "âĢĶ", "âĺĥ"),
+            ("the", "é", "©", "¿", "Ð¿", "Ã©", "ä½łå¥½", "âĢ", "Ķ", "Ìģ"),
+        ),
+        (("the", "é", "©", "Ġ", "▁"), ("##the", "##é", "##©")),
+    ],
+    ids=["SentencePiece", "byte-level", "WordPiece"],
+)
+def test_pieces_that_begin_words(begin, continue_):
+    """Of byte-level ones 'Ġ©' is a space and half a character, and '©' the other half of an é."""
+    pieces = [*begin, *continue_]
+    if "##the" in pieces:
+        model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="the")
+    else:
+        model = models.BPE({piece: i for i, piece in enumerate(pieces)}, [])
+    vocabulary = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model)))
+    assert [piece for piece, found in zip(pieces, vocabulary.begins_word, strict=True) if found] == list(begin)
+
+
+def test_bytes_of_byte_level_pieces_are_those_of_the_tokenizers_library():
+    assert set(BYTES) == set(pre_tokenizers.ByteLevel.alphabet())
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    for number in (*range(0x250), 0x20AC, 0x1F600):
+        if not 0xD800 <= number < 0xE000:
+            ((piece, _),) = split.pre_tokenize_str(chr(number))
+            assert bytes(BYTES[character] for character in piece).decode() == chr(number)
 
 
 TWICE = """
