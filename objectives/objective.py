@@ -40,8 +40,10 @@ class Likelihood:
     """How well held-out text is predicted.
 
     Attributes:
-        kind: "bits_per_byte" of text that is generated, "pseudo_perplexity" of masked tokens, "span_perplexity" of spans, or
-            "caption_perplexity" of captions, given their pictures, or "code_perplexity" of pictures, given their captions.
+        kind: "bits_per_byte" of text that is generated, "pseudo_perplexity" of masked tokens,
+            "generator_pseudo_perplexity" of the same where a network beside the encoder predicts them, "span_perplexity" of
+            spans, or "caption_perplexity" of captions, given their pictures, or "code_perplexity" of pictures, given their
+            captions.
         nats: sum over the targets.
         num_targets: how many.
     """

@@ -128,11 +128,11 @@ class ReplacedTokenDetection(Objective):
             self.disentangled.follow(self)
 
     def likelihood(self, batch: Batch) -> Likelihood:
-        """The generator's pseudo-perplexity at the fixed mask; the encoder itself predicts no tokens."""
+        """The generator's pseudo-perplexity at the fixed mask, a number of its own: the encoder itself predicts no tokens."""
         noise, seen_BL = fixed_mask(self.tables, batch)
         logits_BKV, target_BK = self.generate(batch, seen_BL, noise), batch["ids"].gather(1, noise.place_BK)
         nats = F.cross_entropy(logits_BKV[noise.used_BK], target_BK[noise.used_BK], reduction="sum")
-        return Likelihood("pseudo_perplexity", nats, noise.used_BK.sum())
+        return Likelihood("generator_pseudo_perplexity", nats, noise.used_BK.sum())
 
     @torch.no_grad()
     def texts(self, batch: Batch, draw: Draw) -> dict[str, str]:

@@ -12,6 +12,7 @@ NAMES = {
     "val_knn_accuracy": "validation k-NN accuracy, %",
     "val_bits_per_byte": "validation bits per byte",
     "val_pseudo_perplexity": "validation pseudo-perplexity",
+    "val_generator_pseudo_perplexity": "validation pseudo-perplexity of the generator, which is not the encoder",
     "val_caption_perplexity": "validation perplexity of captions, given their pictures",
     "val_code_perplexity": "validation perplexity of pictures as codes, given their captions",
     "feature_std": "spread of features (0 is collapse)",

@@ -84,7 +84,9 @@ def test_every_objective_runs_and_leaves_what_is_promised(sweep):
             == 16 * yaml.safe_load((folder / "config.yaml").read_text())["datamodule"]["block_length"]
         )
         assert {"feature_std", "rankme"} < set(result.metrics)
-        likelihoods = {f"val_{kind}" for kind in ("bits_per_byte", "pseudo_perplexity", "span_perplexity")}
+        likelihoods = {
+            f"val_{kind}" for kind in ("bits_per_byte", "pseudo_perplexity", "generator_pseudo_perplexity", "span_perplexity")
+        }
         predicts = class_of("objective", name).likelihood is not Objective.likelihood
         found = [result.metrics[kind] for kind in likelihoods & set(result.metrics)]
         assert len(found) == predicts

@@ -24,7 +24,7 @@ from objectives.supervised_text import SupervisedText
 SPEC = text_spec(num_sentinels=16)
 KINDS = {
     "mlm": (MaskedLanguageModel, "bert", "pseudo_perplexity"),
-    "rtd": (ReplacedTokenDetection, "bert", "pseudo_perplexity"),
+    "rtd": (ReplacedTokenDetection, "bert", "generator_pseudo_perplexity"),
     "span": (SpanBERT, "modernbert", "pseudo_perplexity"),
     "causal_lm": (CausalLanguageModel, "llama", "bits_per_byte"),
     "prefix_lm": (PrefixLanguageModel, "gpt2", "bits_per_byte"),
