@@ -182,7 +182,7 @@ class Flamingo(Objective):
         latents_bMD = self.sum_up(batch["views"][:, 0])
         found = {"caption_perplexity": alone(latents_bMD, batch)}
         if self.shots:
-            found[f"caption_perplexity_{self.shots}_shots"] = behind_neighbours(latents_bMD, batch, self.shots)
+            found[f"caption_perplexity_{self.shots}_shots"] = behind_fixed_others(latents_bMD, batch, self.shots)
         return tuple(
             Likelihood(kind, nats, num_targets)
             for kind, rows in found.items()
@@ -208,7 +208,7 @@ class Flamingo(Objective):
         """For validation pictures their caption, and what is written about them without and with examples."""
         latents_bMD = self.sum_up(batch["views"][:, 0])
         tokenizer, end = self.text_encoder.vocabulary.tokenizer, self.text_encoder.vocabulary.end
-        ways = [alone(latents_bMD, batch), behind_neighbours(latents_bMD, batch, self.shots)]
+        ways = [alone(latents_bMD, batch), behind_fixed_others(latents_bMD, batch, self.shots)]
         columns = [batch["ids"], *(self.captions(*rows) for rows in ways)]
         rows = (
             f"| {' | '.join(in_a_table(tokenizer, until_end(ids, end)) for ids in row)} |" for row in zip(*columns, strict=True)
@@ -261,8 +261,11 @@ def alone(latents_bMD: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return latents_bMD[:, None], batch["ids"][:, None], batch["present"][:, None]
 
 
-def behind_neighbours(latents_bMD: Tensor, batch: Batch, shots: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows for `Flamingo.predict` in which the pairs before a sample stand before it, as many as there are."""
-    num = len(latents_bMD)
-    row_bS = behind_others(torch.arange(num, device=latents_bMD.device), min(shots, num - 1))
+def behind_fixed_others(latents_bMD: Tensor, batch: Batch, shots: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows for `Flamingo.predict` in which other pairs stand before each sample, as many as there are.
+
+    Which ones depends on the samples' numbers alone, and not on their order: neighbours in a data set are often alike.
+    """
+    ring_b = Draw(0, torch.zeros_like(batch["index"]), batch["index"]).bits("ring", 1)[:, 0].argsort()
+    row_bS = behind_others(ring_b, min(shots, len(ring_b) - 1))
     return latents_bMD[row_bS], batch["ids"][row_bS], batch["present"][row_bS]

@@ -17,7 +17,7 @@ from models.pair import PairHead
 from models.timm_encoder import TimmEncoder
 from objectives.captioning import until_end
 from objectives.draw import Draw
-from objectives.flamingo import Flamingo, alone, behind_neighbours, behind_others
+from objectives.flamingo import Flamingo, alone, behind_fixed_others, behind_others
 from objectives.gated_attention import Resampler
 from training.fitting import check_needs
 
@@ -48,7 +48,7 @@ def draw_of(batch) -> Draw:
 
 
 def rows_of(objective: Flamingo, batch) -> tuple[Tensor, Tensor, Tensor]:
-    return behind_neighbours(objective.sum_up(batch["views"][:, 0]), batch, objective.shots)
+    return behind_fixed_others(objective.sum_up(batch["views"][:, 0]), batch, objective.shots)
 
 
 def test_at_the_start_the_language_model_writes_as_without_pictures(run):
@@ -160,6 +160,26 @@ def test_everybody_stands_behind_those_before_them_in_the_ring():
     ring = torch.tensor([3, 0, 4, 1, 2])
     assert behind_others(ring, 2).tolist() == [[2, 3, 0], [0, 4, 1], [4, 1, 2], [1, 2, 3], [3, 0, 4]]
     assert behind_others(ring, 0).tolist() == [[0], [1], [2], [3], [4]]
+
+
+def test_shots_of_validation_are_no_neighbours_and_always_the_same():
+    num = 200
+    batch = pair_batch(4)
+    batch = {name: batch[name][:1].expand(num, *batch[name].shape[1:]) for name in ("ids", "present")}
+    batch |= {"index": torch.arange(num), "epoch": torch.zeros(num, dtype=torch.long)}
+    numbers = torch.arange(num)[:, None, None].float()  # for latents: who stands where
+    rows = behind_fixed_others(numbers, batch, 3)[0][:, :, 0, 0].long()
+    assert rows.shape == (num, 4)
+    assert torch.equal(rows[:, -1], torch.arange(num))
+    assert all(len(row.unique()) == 4 for row in rows)
+    assert (rows[:, :-1].flatten().bincount() == 3).all()  # everybody is a shot of as many
+    near = ((rows[:, :-1] - rows[:, -1:] + num // 2) % num - num // 2).abs() <= 3
+    assert near.sum() <= 40  # 18 expected of 600
+    later = batch | {"epoch": batch["epoch"] + 5}
+    assert torch.equal(behind_fixed_others(numbers, later, 3)[0][:, :, 0, 0].long(), rows)
+    order = torch.randperm(num, generator=torch.Generator().manual_seed(0))
+    turned = behind_fixed_others(numbers[order], batch | {"index": order}, 3)[0][:, :, 0, 0].long()
+    assert torch.equal(turned, rows[order])
 
 
 def test_pairs_are_learned_without_moving_what_others_learned(run):
