@@ -22,7 +22,9 @@ FILLED_TO = 64  # tensor cores want rows at multiples of 16 bytes, which 50,257 
 def linear_cross_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(sum of nats over the rows, number of rows whose highest logit is the target).
+    """(sum of nats over the rows, number of rows whose highest logit is the target's).
+
+    Ties count as right: in bf16 a target often shares the highest logit with other classes.
 
     Args:
         target_N: class of each row; negative rows have no target: they add nothing, and no gradient.

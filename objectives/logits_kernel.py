@@ -26,6 +26,8 @@ def softmax_gradient(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(sum of nats, number right, gradient of the nats (C, W)); the gradient takes the place of the logits.
 
+    Ties for the highest logit count as right.
+
     Args:
         bias_V: added to the logits.
         target_C: class of each row; a negative one adds nothing, and has no gradient.
