@@ -4,6 +4,8 @@ Noise:  spans of tokens, 15 % of the row, 3 tokens long on average; or what a de
 Input:  the row with one sentinel for each span, to the encoder.
 Target: sentinel, tokens, sentinel, tokens ..., from the decoder, one token after the other.
 
+UL2's mode tokens [R], [X] and [S] before the input are left out: nothing but the noise itself says which denoiser it is of.
+
 Shapes: B rows, T raw tokens a row, I input tokens, O output tokens, D width.
 """
 
