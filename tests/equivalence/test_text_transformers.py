@@ -185,7 +185,9 @@ def test_prefix_language_model_equals_gpt2_with_a_mask_made_by_hand(make_batch):
     batch = make_batch()
     present = batch.get("present", torch.ones(6, 16, dtype=torch.bool))
     draw = draw_of(batch)
-    split = 1 + draw.integers("split", 15, 1)[:, 0]
+    split = torch.tensor(
+        [1 + draw.integers("split", length - 1, 1)[row, 0] for row, length in enumerate(present.sum(1).tolist())]
+    )
     assert len(split.unique()) > 2
     mask = torch.full((6, 1, 16, 16), torch.finfo(torch.float32).min)
     labels = torch.full_like(batch["ids"], -100)
