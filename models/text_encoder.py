@@ -70,7 +70,7 @@ class TextEncoder(Encoder):
         pretrained: whether the weights of `name` are taken, or only its configuration.
         width, depth, heads, feedforward: of the blocks.
         pool: "mean" of the tokens, the "first" token, or the "last" one.
-        dropout: of everything that has dropout.
+        dropout: of everything that has dropout, in the networks that an objective trains beside it too.
         initialisation: None is the architecture's own, "clip" that of CLIP's text tower; of fresh weights.
         settings: more of the architecture's own configuration.
 
@@ -148,6 +148,7 @@ class TextEncoder(Encoder):
 
     def set_drop_path(self, rate: float) -> None:
         """Text backbones have dropout instead of stochastic depth."""
+        self.dropout = rate
         set_dropout(self.net, rate)
 
     def inputs(self, batch: dict[str, Tensor]) -> TextInputs:

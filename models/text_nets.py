@@ -132,11 +132,12 @@ def sees_later(net: PreTrainedModel) -> bool:
     return not torch.equal(before, after)
 
 
-def make_decoder(net: PreTrainedModel, pretrained: str | None) -> "T5Stack":
+def make_decoder(net: PreTrainedModel, pretrained: str | None, dropout: float) -> "T5Stack":
     """The decoder half that belongs to an encoder, on the same token embedding.
 
     Args:
         pretrained: the name that the encoder's weights came from, or None for fresh ones.
+        dropout: of the decoder.
 
     Raises:
         BadInput: the architecture has none.
@@ -152,18 +153,19 @@ def make_decoder(net: PreTrainedModel, pretrained: str | None) -> "T5Stack":
         own = copy.deepcopy(config)
         own.is_decoder, own.use_cache, own.num_layers = True, False, config.num_decoder_layers
         decoder = T5Stack(own)
+    set_dropout(decoder, dropout)
     decoder.embed_tokens = net.get_input_embeddings()
-    set_dropout(decoder, 0.0)
     return decoder
 
 
-def make_generator(net: PreTrainedModel, width_ratio: float, embeddings: nn.Module) -> PreTrainedModel:
+def make_generator(net: PreTrainedModel, width_ratio: float, embeddings: nn.Module, dropout: float) -> PreTrainedModel:
     """A narrower network of the same depth on the embedding layer of a discriminator (Clark et al. 2020, section 3.3).
 
     Args:
         net: the discriminator.
         width_ratio: of the generator's width to the discriminator's.
         embeddings: the discriminator's layer, or one like it.
+        dropout: of the generator; the layer keeps its own.
 
     Raises:
         BadInput: the architecture is not known to share its embedding layer this way.
@@ -184,8 +186,8 @@ def make_generator(net: PreTrainedModel, width_ratio: float, embeddings: nn.Modu
             f"the objective needs a generator beside the encoder, which is not known for {config.model_type}; "
             "fits: bert_tiny, bert_mini, bert_small, bert_base, bert_large, modernbert_mini, modernbert_base"
         )
-    set_dropout(generator, 0.0)
-    generator.embeddings = layer  # with the dropout that it has for the discriminator
+    set_dropout(generator, dropout)
+    generator.embeddings = layer
     allow_places(generator)
     stop_guessing(generator)
     return generator
@@ -246,8 +248,6 @@ def _electra_generator(config: PretrainedConfig, width: int, heads: int) -> Elec
             intermediate_size=4 * width,
             max_position_embeddings=config.max_position_embeddings,
             type_vocab_size=config.type_vocab_size,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
             pad_token_id=config.pad_token_id,
             layer_norm_eps=config.layer_norm_eps,
         )

@@ -19,7 +19,7 @@ from datamodules.spec import DataSpec
 from errors import BadInput, nearest
 from models.last_layer import hidden_at
 from models.text_encoder import TextEncoder
-from models.text_nets import make_generator, set_dropout
+from models.text_nets import make_generator
 from objectives.draw import Draw
 from objectives.mlm import fixed_mask
 from objectives.objective import Batch, Likelihood, Objective, Outcome
@@ -74,8 +74,7 @@ class ReplacedTokenDetection(Objective):
         shared = getattr(encoder.net, "embeddings", None)
         if sharing == "disentangled":
             shared = copy.deepcopy(shared)
-            set_dropout(shared, 0.0)
-        self.generator = make_generator(encoder.net, generator_width, shared)
+        self.generator = make_generator(encoder.net, generator_width, shared, encoder.dropout)
         self.head = TokenHead(self.generator.config.hidden_size, encoder.embedding_VD)
         self.detector = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.Linear(encoder.width, 1))
         for layer in (self.detector[0], self.detector[2]):

@@ -59,7 +59,7 @@ class SpanCorruption(Objective):
             )
         lengths = [denoiser.lengths(self.num_raw) for denoiser in self.denoisers]
         self.num_input, self.num_output = (max(column) + roll for column in zip(*lengths, strict=True))
-        self.decoder = make_decoder(encoder.net, encoder.name if encoder.pretrained else None)
+        self.decoder = make_decoder(encoder.net, encoder.name if encoder.pretrained else None, encoder.dropout)
 
     def forward(self, batch: Batch, draw: Draw) -> Outcome:
         nats, correct, num_targets, num_input = self.predict(batch, draw)

@@ -44,6 +44,27 @@ def test_samples_follow_the_softmax():
     assert stats.chisquare(counts[likely].numpy(), expected.numpy()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_generator_s_samples_have_the_temperature(temperature, monkeypatch):
+    model, batch = rtd(temperature=temperature), text_batch(8000, 16)
+    logits = torch.full((SPEC.vocabulary.size,), -1e9)
+    logits[10:16] = torch.tensor([1.0, -2.0, 0.5, 3.0, -0.5, 0.0])
+    filled = []
+
+    def detect(batch: dict[str, Tensor], filled_BL: Tensor) -> Tensor:
+        filled.append(filled_BL)
+        return torch.zeros_like(filled_BL, dtype=torch.float32)
+
+    monkeypatch.setattr(model, "generate", lambda batch, seen, noise: logits.expand(*noise.place_BK.shape, -1))
+    monkeypatch.setattr(model, "detect", detect)
+    noise = model.choose(batch["ids"], draw_of(batch))
+    model(batch, draw_of(batch))
+    counts = torch.bincount(filled[0].gather(1, noise.place_BK)[noise.used_BK], minlength=len(logits))
+    expected = (logits.double() / temperature).softmax(0) * counts.sum()
+    assert counts[:10].sum() == counts[16:].sum() == 0
+    assert stats.chisquare(counts[10:16].numpy(), expected[10:16].numpy()).pvalue > 1e-3
+
+
 def test_the_ends_of_the_uniform_range_give_likely_tokens():
     logits = torch.tensor([[-1e9, 0.0, 1.0, -1e9]]).expand(2, -1)
     assert pick(logits, torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 2]
@@ -149,12 +170,18 @@ def test_disentangled_sharing_equals_a_stopped_embedding_plus_a_difference(archi
 
 @pytest.mark.parametrize("architecture", EMBEDDINGS)
 @pytest.mark.parametrize("sharing", ["full", "disentangled"])
-def test_the_discriminator_keeps_its_dropout_and_the_generator_has_none_of_its_own(sharing, architecture):
-    encoder = text_encoder(architecture, SPEC, dropout=0.1)
-    own = [part for part in encoder.modules() if isinstance(part, nn.Dropout)]
-    model = ReplacedTokenDetection(encoder, SPEC, sharing=sharing)
-    assert {part.p for part in own} == {0.1}
-    assert {part.p for part in model.generator.modules() if isinstance(part, nn.Dropout) and part not in own} == {0.0}
+def test_both_networks_have_the_dropout_that_is_asked_for(sharing, architecture):
+    """ELECTRA's generator is configured as its discriminator is."""
+    batch = text_batch(8, 16)
+    for rate in (0.1, 0.0):
+        model = ReplacedTokenDetection(text_encoder(architecture, SPEC, dropout=rate), SPEC, sharing=sharing)
+        for net in (model.encoder.net, model.generator):
+            assert {part.p for part in net.modules() if isinstance(part, nn.Dropout)} == {rate}
+        seen, noise = batch["ids"], model.choose(batch["ids"], draw_of(batch))
+        layer = model.generator.embeddings
+        layer.eval()  # which it may share
+        first, second = (model.generate(batch, seen, noise) for _ in range(2))
+        assert torch.equal(first, second) == (rate == 0)
 
 
 @pytest.mark.parametrize("final", [None, 2.0])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SEP, text_batch, text_encoder, text_spec
 from scipy import stats
+from torch import nn
 
 from errors import BadInput
 from objectives.draw import Draw
@@ -201,3 +202,14 @@ def test_a_backbone_without_decoder_is_refused():
     spec = text_spec(block_length=40, num_sentinels=16)
     with pytest.raises(BadInput, match="encoder-decoder.*t5_mini"):
         SpanCorruption(text_encoder("bert", spec), spec)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_the_decoder_has_the_dropout_that_is_asked_for(rate):
+    spec = text_spec(num_sentinels=16)
+    model, batch = SpanCorruption(text_encoder("t5", spec, dropout=rate), spec), text_batch(8)
+    for net in (model.encoder.net, model.decoder):
+        assert {part.p for part in net.modules() if isinstance(part, nn.Dropout)} == {rate}
+    model.encoder.eval()
+    first, second = (model(batch, draw_of(8)).loss for _ in range(2))
+    assert torch.equal(first, second) == (rate == 0)
