@@ -95,7 +95,7 @@ class EvenDraw(Draw):
         bits = super().bits(name, *shape) + place_B // 2 * QUARTER
         return torch.where(place_B % 2 == 0, bits, ~bits)
 
-    def integers(self, name: str, high: int, *shape: int) -> Tensor:
+    def integers(self, name: str, high: int | Tensor, *shape: int) -> Tensor:
         """In the order of the bits, which a modulus does not keep."""
         return (self.uniform(name, *shape).double() * high).long()
 
