@@ -229,7 +229,9 @@ def groups_without(names: Sequence[str], different: set[frozenset[str]]) -> list
 
 
 def power(num_seeds: int, difference: float, spread: float, alpha: float = ALPHA) -> float:
-    """The chance that a paired t-test over seeds claims a true difference, by the noncentral t distribution.
+    """The chance that a paired t-test over seeds claims a true difference: t squared is noncentral F with 1 degree of freedom.
+
+    Not by the noncentral t distribution, of which scipy returns NaN for ordinary numbers of seeds.
 
     Args:
         num_seeds: at least 2.
@@ -240,7 +242,7 @@ def power(num_seeds: int, difference: float, spread: float, alpha: float = ALPHA
     """
     shift = abs(difference) / spread * math.sqrt(num_seeds)
     limit = stats.t.ppf(1 - alpha / 2, num_seeds - 1)
-    return float(stats.nct.sf(limit, num_seeds - 1, shift) + stats.nct.cdf(-limit, num_seeds - 1, shift))
+    return float(stats.ncf.sf(limit**2, 1, num_seeds - 1, max(shift, 1e-6) ** 2))  # at 0 scipy answers below 0
 
 
 def seeds_needed(difference: float, spread: float, target: float = POWER, num_pairs: int = 1) -> int:

@@ -177,6 +177,19 @@ def test_seeds_needed_are_the_published_ones(standardised, seeds):
     assert seeds_needed(standardised, 1, num_pairs=6) > seeds
 
 
+def test_power_is_the_mean_over_how_the_spread_is_misjudged():
+    """Given the sample's spread, chi-square of n - 1, the mean is normal: averaged over 4,000 quantiles of that spread."""
+    chances = (np.arange(4000) + 0.5) / 4000
+    for seeds in (2, 3, 4, 5, 6, 8, 12, 20, 37, 200, 5000):
+        for difference in (0, 0.05, 0.3, 0.5, 1, 2, 3, 5, 10, 40):  # in spreads
+            for alpha in (0.05, 0.05 / 3, 0.05 / 28):
+                limits = stats.t.ppf(1 - alpha / 2, seeds - 1) * np.sqrt(stats.chi2.ppf(chances, seeds - 1) / (seeds - 1))
+                shift = difference * seeds**0.5
+                expected = np.mean(stats.norm.sf(limits - shift) + stats.norm.cdf(-limits - shift))
+                assert power(seeds, difference, 1, alpha) == pytest.approx(expected, abs=2e-4)
+    assert seeds_needed(0.03, 0.01, num_pairs=3) == 5
+
+
 def test_a_planted_difference_of_three_points_is_found_as_often_as_promised():
     rng = np.random.default_rng(0)
     spread = 0.01 * 2**0.5  # of a difference of two objectives with 1 point each
