@@ -113,7 +113,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def compare_pairs(results: Sequence[Result]) -> list[Pair]:
+def compare_pairs(results: Sequence[Result], *, whole: bool = False) -> list[Pair]:
     """Every pair of entrants that met: the difference on the same seeds and blocks, tested over seeds.
 
     The blocks (tasks, protocols, label fractions) of one seed are tests of one encoder, so they are not independent, and
@@ -124,19 +124,27 @@ def compare_pairs(results: Sequence[Result]) -> list[Pair]:
 
     A pair whose differences have no spread at all is not tested: results that do not vary with the seed are most often
     copies, and never tell how much another seed would change.
+
+    Args:
+        whole: compare on all the blocks that every entrant was tested on, however few seeds that leaves; else each pair on the
+            largest complete part of what the two share, which may be fewer blocks.
     """
     scores = scores_of(results)
-    pairs = [found for a, b in combinations(sorted(scores), 2) if (found := _pair(scores, a, b)) is not None]
+    blocks = shared_blocks(results) if whole else None
+    pairs = [found for a, b in combinations(sorted(scores), 2) if (found := _pair(scores, a, b, blocks)) is not None]
     tested = [pair for pair in pairs if pair.p is not None]
     adjusted = iter(holm([pair.p for pair in tested]))
     return [replace(pair, adjusted_p=next(adjusted)) if pair.p is not None else pair for pair in pairs]
 
 
-def _pair(scores: Scores, first: str, second: str) -> Pair | None:
+def _pair(scores: Scores, first: str, second: str, blocks: set[Block] | None = None) -> Pair | None:
     ours, theirs = scores[first], scores[second]
     met = {key: ours[key].keys() & theirs[key].keys() for key in ours.keys() & theirs.keys()}
-    blocks, seeds = complete_part({key: seeds for key, seeds in met.items() if seeds})
-    if not blocks:
+    if blocks is None:
+        blocks, seeds = complete_part({key: seeds for key, seeds in met.items() if seeds})
+    else:
+        seeds = sorted(set.intersection(*(met[key] for key in blocks))) if blocks else []
+    if not seeds:
         return None
     differences = [np.mean([ours[key][seed] - theirs[key][seed] for key in blocks]) for seed in seeds]
     difference = float(np.mean(differences))
@@ -168,7 +176,8 @@ def rank(results: Sequence[Result]) -> list[Ranked]:
     """Entrants by their mean score on the blocks that all of them have, best first, in groups.
 
     Not being distinguishable is no equivalence: it does not carry over from one pair to the next, and the groups (maximal
-    sets without a claimed difference, Piepho 2004) may overlap. With one seed nobody is distinguishable from anybody.
+    sets without a claimed difference, Piepho 2004) may overlap. With one seed nobody is distinguishable from anybody. A
+    difference is tested on the seeds that have all of these blocks, because it is said of all of them.
 
     Raises:
         BadInput: no block has all entrants.
@@ -185,7 +194,7 @@ def rank(results: Sequence[Result]) -> list[Ranked]:
     # a mean also counts seeds that the other did not have; where the two disagree on who is ahead, nothing is claimed
     different = {
         frozenset((pair.first, pair.second))
-        for pair in compare_pairs(kept)
+        for pair in compare_pairs(kept, whole=True)
         if pair.different and pair.difference * (means[pair.first] - means[pair.second]) > 0
     }
     order = sorted(means, key=lambda name: (-means[name], name))
@@ -267,10 +276,11 @@ def seeds_needed(difference: float, spread: float, target: float = POWER, num_pa
     return next(num for num in range(max(2, high // 2), high + 1) if enough(num))
 
 
-def pooled_spread(pairs: Iterable[Pair]) -> float | None:
-    """Root mean square, weighted by degrees of freedom, of the pairs' spreads; None where no pair has any."""
-    known = [(pair.num_seeds - 1, pair.spread) for pair in pairs if pair.spread is not None and pair.spread > ROUNDING]
-    if not known:
-        return None
-    weights, spreads = zip(*known, strict=True)
-    return float(np.sqrt(np.average(np.square(spreads), weights=weights)))
+def largest_spread(pairs: Iterable[Pair]) -> float | None:
+    """The largest spread of the pairs that are not told apart yet, else of all; None where no pair has any.
+
+    Pairs differ in their spread, and seeds that suffice on average are too few for the pair that varies most.
+    """
+    known = [pair for pair in pairs if pair.spread is not None and pair.spread > ROUNDING]
+    still_open = [pair for pair in known if not pair.different]
+    return max((pair.spread for pair in still_open or known), default=None)

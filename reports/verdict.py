@@ -10,7 +10,7 @@ from reports.pareto import fronts
 from reports.result import Result
 from reports.rows import SHARES
 from reports.scores import Block, block, column, entrant_names, entrants, model, objective, task
-from reports.statistics import ALPHA, POWER, Ranked, compare_pairs, pooled_spread, rank, seeds_needed, shared_blocks
+from reports.statistics import ALPHA, POWER, Pair, Ranked, compare_pairs, largest_spread, rank, seeds_needed, shared_blocks
 
 MOST_LISTED = 6  # tests named in the summary
 POINTS = 3  # the difference for which the seeds needed are printed
@@ -59,7 +59,7 @@ def verdict(results: Sequence[Result]) -> str:
     best, *others = ranking
     beaten = [ranked.entrant for ranked in others if not ranked.with_the_best]
     close = [ranked.entrant for ranked in others if ranked.with_the_best]
-    if all(pair.p is None for pair in compare_pairs(results)):
+    if all(pair.p is None for pair in compare_pairs(results, whole=True)):
         return f"no difference can be told; {_why_untested(ranking)}"
     if not close:
         return f"{best.entrant} is ahead of {', '.join(beaten)} (p < {ALPHA:g} after Holm's correction)"
@@ -92,8 +92,9 @@ def _can_compare(results: Sequence[Result]) -> bool:
 
 
 def _why_untested(ranking: Sequence[Ranked]) -> str:
-    if max(ranked.num_seeds for ranked in ranking) < 2:
-        return "one seed shows no spread"
+    most = max(ranked.num_seeds for ranked in ranking)
+    if most < 2:
+        return "one seed shows no spread" if most else "no seed took every test"
     return "no two rows share two seeds with a spread"
 
 
@@ -115,19 +116,24 @@ def plan(results: Sequence[Result]) -> str:
         return f"The seeds that a difference of {POINTS} points takes are estimated from {FEWEST_FOR_A_PLAN} shared seeds on."
     seeds, spread, num_pairs = found
     return (
-        f"Paired differences vary over seeds by {100 * spread:.2g} points (standard deviation): to find a true difference of "
-        f"{POINTS} points with a chance of {100 * POWER:g} % takes {seeds} seeds (pairs compared: {num_pairs})."
+        f"Paired differences vary over seeds by up to {100 * spread:.2g} points (standard deviation): to find a true "
+        f"difference of {POINTS} points with a chance of {100 * POWER:g} % takes {seeds} seeds (pairs compared: {num_pairs})."
     )
 
 
 def _seeds_for_points(results: Sequence[Result]) -> tuple[int, float, int] | None:
     """(seeds, spread, number of pairs); None where no pair shares enough seeds to plan with."""
-    spread, num_pairs = _spread(results), sum(pair.p is not None for pair in compare_pairs(results))
+    spread, num_pairs = _spread(results), sum(pair.p is not None for pair in _pairs(results))
     return None if spread is None else (seeds_needed(POINTS / 100, spread, num_pairs=num_pairs), spread, num_pairs)
 
 
 def _spread(results: Sequence[Result]) -> float | None:
-    return pooled_spread(pair for pair in compare_pairs(results) if pair.num_seeds >= FEWEST_FOR_A_PLAN)
+    return largest_spread(pair for pair in _pairs(results) if pair.num_seeds >= FEWEST_FOR_A_PLAN)
+
+
+def _pairs(results: Sequence[Result]) -> list[Pair]:
+    """On the tests that all took, as the verdict is; where there are none, on what each pair shares."""
+    return compare_pairs(results, whole=bool(shared_blocks(results)))
 
 
 def summary(results: Sequence[Result]) -> list[tuple[str, str]]:

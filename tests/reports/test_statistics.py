@@ -16,11 +16,12 @@ from reports.statistics import (
     complete_part,
     groups_without,
     holm,
-    pooled_spread,
+    largest_spread,
     power,
     rank,
     seeds_needed,
 )
+from reports.verdict import verdict
 
 
 def at_most(share: float, trials: int) -> float:
@@ -220,15 +221,15 @@ def test_plans_that_cannot_be_made():
     assert seeds_needed(1, 1e-3) == 2
 
 
-def test_the_pooled_spread_is_that_of_the_differences():
-    results = drawn(np.random.default_rng(0), dict.fromkeys("abc", 0.5), 2000)
-    assert pooled_spread(compare_pairs(results)) == pytest.approx(0.01 * 2**0.5, rel=0.05)
-    pairs = [
-        replace(pair, spread=spread, num_seeds=n)
-        for pair, spread, n in zip(compare_pairs(results), (1, 2, 3), (2, 3, 5), strict=True)
-    ]
-    assert pooled_spread(pairs) == pytest.approx(((1 * 1 + 2 * 4 + 4 * 9) / 7) ** 0.5)
-    assert pooled_spread(compare_pairs(drawn(np.random.default_rng(0), dict.fromkeys("ab", 0.5), 1))) is None
+def test_the_plan_is_for_the_pair_that_varies_most():
+    results = drawn(np.random.default_rng(0), dict.fromkeys("ab", 0.5), 2000)
+    assert largest_spread(compare_pairs(results)) == pytest.approx(0.01 * 2**0.5, rel=0.05)
+    (pair,) = compare_pairs(results)
+    still_open = [replace(pair, spread=spread, adjusted_p=0.5) for spread in (0.01, 0.03, None)]
+    claimed = replace(pair, spread=0.2, adjusted_p=1e-9)
+    assert largest_spread([*still_open, claimed]) == 0.03  # the claimed one needs no more seeds
+    assert largest_spread([claimed]) == 0.2
+    assert largest_spread(compare_pairs(drawn(np.random.default_rng(0), dict.fromkeys("ab", 0.5), 1))) is None
 
 
 def test_groups_are_the_maximal_sets_without_a_difference():
@@ -286,3 +287,19 @@ def test_a_claim_needs_means_and_pairs_to_agree():
     results += [record("b", seed, 0.5 + 0.0011 * seed) for seed in range(3)]
     assert compare_pairs(results)[0].different
     assert all(ranked.with_the_best for ranked in rank(results))
+
+
+def test_a_mean_of_tests_is_claimed_on_seeds_that_took_them_all():
+    """By k-NN a is ahead on five seeds; one seed took the linear probe, too, and there b is 6 points better."""
+    noise = np.random.default_rng(0).normal(size=5) / 1000
+    results = [record("a", seed, 0.55 + noise[seed]) for seed in range(5)] + [record("b", seed, 0.5) for seed in range(5)]
+    assert not rank(results)[1].with_the_best
+    results += [record("a", 0, 0.50, protocol="linear"), record("b", 0, 0.56, protocol="linear")]
+    assert all(ranked.with_the_best for ranked in rank(results))
+    assert "ahead" not in verdict(results)
+    assert [(pair.num_blocks, pair.different) for pair in compare_pairs(results)] == [(1, True)]  # the table of pairs says so
+    (pair,) = compare_pairs(results, whole=True)
+    assert (pair.num_blocks, pair.num_seeds, pair.p) == (2, 1, None)
+    results += [record(name, 1, 0.54, protocol="linear") for name in "ab"]
+    (pair,) = compare_pairs(results, whole=True)
+    assert (pair.num_blocks, pair.num_seeds) == (2, 2)
