@@ -1,7 +1,8 @@
-"""Full fine-tuning with layer-wise learning-rate decay (He et al. 2022, appendix A.1)."""
+"""Full fine-tuning, of what was pre-trained with layer-wise learning-rate decay (He et al. 2022, appendix A.1)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ USUAL = {  # He et al. 2022, table 9, at the size of an afternoon; Devlin et al.
     "image": {"epochs": 10, "batch_size": 64, "base_lr": 2e-3, "label_smoothing": 0.1},
     "text": {"epochs": 3, "batch_size": 32, "base_lr": 8e-4, "label_smoothing": 0.0},
 }
+PRETRAINED_DECAY = 0.75  # He et al. 2022, table 9
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class FineTune:
             as for `batch_size`, `base_lr` and `label_smoothing`.
         min_steps: so that a small label fraction is not left untrained.
         batch_size: samples a step, at most the number of labels.
-        base_lr, weight_decay, layer_decay, warmup, clip_norm: as in `Optimization`.
+        base_lr, weight_decay, warmup, clip_norm: as in `Optimization`.
+        layer_decay: as there; None is 0.75 where the encoder has weights that came from somewhere, and 1 (off) where it begins
+            at random: He et al. 2022 train from scratch without it (appendix A.2), because it protects what was learned, and
+            holds back what is still to be.
         label_smoothing: share of the target spread over all classes.
         mix: Mixup and CutMix of pictures, as in the objective `supervised`.
         crop_scale: area range of the random resized crop of pictures.
@@ -54,13 +59,14 @@ class FineTune:
     batch_size: Count | None = None
     base_lr: Positive | None = None
     weight_decay: NotNegative = 0.05
-    layer_decay: ShareAbove0 = 0.75
+    layer_decay: ShareAbove0 | None = None
     warmup: Share = 0.1
     clip_norm: Positive | None = 1.0
     label_smoothing: Share | None = None
     mix: Share = 0.0
     crop_scale: CropScale = (0.35, 1.0)
     drop_path: ShareBelow1 = 0.1
+    learns_from: ClassVar[tuple[str, ...]] = ("train",)
 
     def __call__(self, encoder: Encoder, data: Task, bench: Bench) -> dict[str, float | str]:
         epochs, batch_size, base_lr, label_smoothing = (
@@ -69,6 +75,9 @@ class FineTune:
         batch_size = min(batch_size, data.spec.num_train)
         num_steps = max(self.min_steps, epochs * data.spec.num_train // batch_size)
         course = Steps(num_steps)
+        layer_decay = self.layer_decay
+        if layer_decay is None:
+            layer_decay = PRETRAINED_DECAY if encoder.pretrained else 1.0
         if encoder.modality == "text":
             objective = SupervisedText(encoder, data.spec, label_smoothing, self.drop_path)
         else:
@@ -77,7 +86,7 @@ class FineTune:
         resolved = prepare_speed(objective, bench.trainer)
         objective.to(resolved["device"])
         check_parts(objective, data, bench, batch_size)
-        optimization = Optimization(self.algorithm, base_lr, self.weight_decay, self.warmup, self.clip_norm, self.layer_decay)
+        optimization = Optimization(self.algorithm, base_lr, self.weight_decay, self.warmup, self.clip_norm, layer_decay)
         arrangement = Arrangement.of(bench.trainer, resolved)
         module = Pretraining(objective, optimization, course, batch_size, bench.seed, arrangement=arrangement)
         trainer = build_trainer(bench.trainer, bench.folder, course, self.clip_norm, [ProgressLine()])
@@ -92,7 +101,7 @@ class FineTune:
             validation = scores(*predict(trained, data, "val", workers), data.spec, prefix="val_")
             test = scores(*predict(trained, data, "test", workers), data.spec)
         selected = f"val_{data.spec.selection}"
-        return test | {selected: validation[selected], "steps": num_steps}
+        return test | {selected: validation[selected], "steps": num_steps, "layer_decay": layer_decay}
 
 
 def check_parts(objective: Supervised | SupervisedText, data: Task, bench: Bench, batch_size: int) -> None:

@@ -58,6 +58,7 @@ class TransferProtocol(Protocol):
         takes: "pair" where it compares pictures with texts, instead of "encoder".
         judges: "captions" where it needs no classes, instead of "labels".
         metric: what it reports first, instead of the task's `spec.selection`.
+        learns_from: the splits whose labels it learns from, where those are not "train" and "val".
         reads: True where it asks for frozen features by `bench.read`, which earlier transfers may have read.
     """
 
@@ -68,6 +69,14 @@ class TransferProtocol(Protocol):
 def takes_pair(protocol: TransferProtocol) -> bool:
     """Whether a protocol (or its class) is for two towers, which learns from no labels of the task."""
     return getattr(protocol, "takes", "encoder") == "pair"
+
+
+def labels_learned_from(protocol: TransferProtocol, data: Task) -> int:
+    """How many labels a protocol (or its class) learns from; those that it only looks at to report a score are none."""
+    if takes_pair(protocol):
+        return 0
+    parts = [data.splits[name] for name in getattr(protocol, "learns_from", ("train", "val"))]
+    return sum(part.num for part in parts if part.labels is not None)
 
 
 def judged_part(protocol: TransferProtocol, data: Data, label_fraction: float, seed: int) -> Data:

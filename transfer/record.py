@@ -14,7 +14,7 @@ from reports.result import Result
 from training.memory import peak_memory_bytes
 from training.record import git_commit, versions
 from transfer.kept import Kept
-from transfer.protocol import TransferProtocol, takes_pair
+from transfer.protocol import TransferProtocol, labels_learned_from
 from transfer.source import Source
 
 WHICH = (
@@ -41,7 +41,7 @@ def finish(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     name, metric = choices["transfer"], getattr(protocol, "metric", data.spec.selection)
-    num_labels = 0 if takes_pair(protocol) else data.num_labels
+    num_labels = labels_learned_from(protocol, data)
     result = Result(
         kind="transfer",
         objective=source.objective,

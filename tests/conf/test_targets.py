@@ -109,7 +109,7 @@ def test_the_defaults_fit(group, choice):
         ("finetune", "transfer.min_steps", -1, "a whole number of 0 or more"),
         ("finetune", "transfer.label_smoothing", 1.1, "a number from 0 to 1 or null"),
         ("finetune", "transfer.drop_path", 1.0, "a number from 0 to below 1"),
-        ("finetune", "transfer.layer_decay", 1.1, "a number above 0 and at most 1"),
+        ("finetune", "transfer.layer_decay", 1.1, "a number above 0 and at most 1 or null"),
         ("finetune", "transfer.mix", 2, "a number from 0 to 1"),
         ("vit_t", "model.depth", 0, "a whole number of 1 or more or null"),
         ("vit_t", "model.patch_size", 0, "a whole number of 1 or more or null"),

@@ -21,8 +21,9 @@ from models.timm_encoder import TimmEncoder
 from transfer.finetune import FineTune
 from transfer.knn import KNN, knn_predict, validation_probe
 from transfer.linear import LinearProbe, fit, make_model
-from transfer.protocol import Bench, check_task, scores
+from transfer.protocol import Bench, check_task, labels_learned_from, scores
 from transfer.tfidf import TFIDF
+from transfer.zero_shot import ZeroShot
 
 TRAINER = {
     "accelerator": "cpu",
@@ -137,6 +138,32 @@ def test_finetune_learns_the_task_and_reads_the_test_split_once(data, bench, vit
     assert metrics["steps"] == 25
     assert not torch.equal(before, vit.net.blocks[0].attn.qkv.weight)
     assert read.count("test") == 1
+
+
+@pytest.mark.parametrize(("pretrained", "asked", "used"), [(False, None, 1.0), (True, None, 0.75), (False, 0.5, 0.5)])
+def test_fine_tuning_from_scratch_decays_no_layer(data, bench, vit, monkeypatch, pretrained, asked, used):
+    rates = []
+
+    class Watched(torch.optim.AdamW):
+        def __init__(self, groups, lr):
+            super().__init__(groups, lr=lr)
+            names = {id(weight): name for name, weight in vit.named_parameters()}
+            found = {names.get(id(weight)): group["lr"] / lr for group in self.param_groups for weight in group["params"]}
+            rates.append(next(rate for name, rate in found.items() if name and "patch_embed" in name))
+
+    monkeypatch.setattr(vit, "pretrained", pretrained)
+    metrics = FineTune(Watched, epochs=1, min_steps=1, batch_size=16, layer_decay=asked)(vit, data, bench)
+    assert rates[0] == pytest.approx(used ** (len(vit.blocks) + 1))
+    assert metrics["layer_decay"] == used
+
+
+def test_the_labels_that_count_are_those_that_a_protocol_learns_from(data):
+    num = {name: part.num for name, part in data.splits.items()}
+    assert num["val"] > 0
+    assert labels_learned_from(FineTune(torch.optim.AdamW), data) == num["train"]
+    for protocol in (KNN(), LinearProbe(), TFIDF()):
+        assert labels_learned_from(protocol, data) == num["train"] + num["val"]
+    assert labels_learned_from(ZeroShot(("{}",)), data) == 0
 
 
 def text_task(texts: Path, cache: Path) -> TextClassification:
