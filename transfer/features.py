@@ -52,6 +52,9 @@ def extract(
         names: of the encoder's readouts.
         limit: take that many samples, evenly spaced.
         precision: "fp32", "bf16" or "fp16", of the forward pass.
+
+    Raises:
+        BadInput: no sample of the split can be read, or a whole split has features that are no numbers.
     """
     read, known = _read(
         encoder, lambda batch: encoder.readouts(encoder.inputs(batch), names), data, split, limit, workers, precision
@@ -68,7 +71,11 @@ def embed_pictures(
 
 
 def embed_texts(pair: Pair, texts: list[str], precision: str = "fp32") -> Tensor:
-    """(n, E) unit vectors float32 of texts in their order, on the CPU."""
+    """(n, E) unit vectors float32 of texts in their order, on the CPU.
+
+    Raises:
+        BadInput: some are no numbers.
+    """
     rows = pair.rows(texts)
     ids, present = rows["ids"], rows["present"]
     by_length = present.sum(1).argsort()  # texts of about one length go together, so that little is padding
@@ -78,7 +85,9 @@ def embed_texts(pair: Pair, texts: list[str], precision: str = "fp32") -> Tensor
             longest = int(present[chunk].sum(1).max())
             chunk_rows = {"ids": ids[chunk, :longest], "present": present[chunk, :longest]}
             embedded.append(pair.texts(chunk_rows).float().cpu())
-    return torch.cat(embedded)[by_length.argsort().cpu()]
+    vector_NE = torch.cat(embedded)[by_length.argsort().cpu()]
+    _check_finite(pair.text_encoder, vector_NE, "texts", precision)
+    return vector_NE
 
 
 def _at(precision: str, device_type: str) -> torch.autocast:
@@ -98,7 +107,8 @@ def _read(
     """(what is read of the samples, their "label" and "index"), each (n, ...) on the CPU; labels are -1 where none are.
 
     Raises:
-        BadInput: no sample of the split can be read.
+        BadInput: no sample of the split can be read, or of a whole split some features are no numbers. Of a few samples, while
+            training, they may be: the loss will say so, and where.
     """
     device = next(chain(module.parameters(), module.buffers())).device
     features: dict[str, list[Tensor]] = {}
@@ -113,7 +123,21 @@ def _read(
                 features.setdefault(name, []).append(read_BD.float().cpu())
     if not features:
         raise BadInput(f"'{data.spec.name}' has no sample in its split '{split}' that can be read")
-    return _joined(features), _joined(known)
+    joined = _joined(features)
+    for found in joined.values() if limit is None else ():
+        _check_finite(getattr(module, "image_encoder", module), found, f"samples of split '{split}'", precision)
+    return joined, _joined(known)
+
+
+def _check_finite(encoder: nn.Module, vector_ND: Tensor, what: str, precision: str) -> None:
+    """Refuse vectors that no distance can be taken of: a comparison with NaN is false, which would rank every answer first."""
+    broken = int((~vector_ND.isfinite().all(1)).sum())
+    if broken:
+        name = getattr(encoder, "name", None) or type(encoder).__name__
+        hint = "its weights may have diverged" if precision == "fp32" else "try trainer.precision=fp32"
+        raise BadInput(
+            f"encoder '{name}' gives NaN or infinity for {broken:,} of {len(vector_ND):,} {what} in {precision}; {hint}"
+        )
 
 
 def _joined(parts: dict[str, list[Tensor]]) -> dict[str, Tensor]:

@@ -10,7 +10,14 @@ from torch import Tensor
 
 
 def best_ranks(similarity_QN: Tensor, positive_QN: Tensor) -> Tensor:
-    """(Q,) int64: the rank from 1 of each query's best positive; of candidates that are equally near the first comes first."""
+    """(Q,) int64: the rank from 1 of each query's best positive; of candidates that are equally near the first comes first.
+
+    A similarity that is NaN counts against the query: a positive is then last, another candidate before every positive.
+    """
+    unknown_QN = similarity_QN.isnan()
+    similarity_QN = similarity_QN.masked_fill(unknown_QN & positive_QN, -torch.inf).masked_fill(
+        unknown_QN & ~positive_QN, torch.inf
+    )
     nearest_Q1, place_Q1 = similarity_QN.masked_fill(~positive_QN, -torch.inf).max(1, keepdim=True)
     before_QN = torch.arange(similarity_QN.shape[1], device=similarity_QN.device) < place_Q1
     return 1 + ((similarity_QN > nearest_Q1) | ((similarity_QN == nearest_Q1) & before_QN)).sum(1)

@@ -70,6 +70,28 @@ def test_ranks_break_ties_by_index():
     assert best_ranks(similarity, positive).tolist() == [3, 3, 2]
 
 
+def test_a_similarity_that_is_no_number_is_never_the_nearest():
+    nan = torch.nan
+    similarity = torch.tensor([[nan, nan, nan], [0.1, nan, 0.3], [nan, 0.2, 0.1], [0.9, nan, 0.1]])
+    positive = torch.tensor([[0, 1, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0]]).bool()
+    assert best_ranks(similarity, positive).tolist() == [3, 3, 1, 1]
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_vectors_that_are_no_numbers_are_refused(data, objective, bench, tower):
+    with torch.no_grad():
+        getattr(objective.head, tower).weight[0, 0] = torch.nan
+    name = {"image": "vit_tiny_patch16_224", "text": "TextEncoder"}[tower]
+    for protocol in (Retrieval(), ZeroShot(("a {} picture",))):
+        with pytest.raises(BadInput, match=f"encoder '{name}' gives NaN or infinity for .* in fp32.*diverged"):
+            protocol(objective.pair, data, bench)
+    if tower == "image":
+        with torch.no_grad():
+            objective.encoder.net.norm.weight[0] = torch.inf
+        with pytest.raises(BadInput, match="of split 'train'"):
+            KNN(k=3)(objective.encoder, data.task, bench)
+
+
 def brute_force(image: np.ndarray, captions: list[tuple[str, ...]], vector_of: dict[str, np.ndarray]) -> dict[str, float]:
     """The full matrix in float64, one query after the other, by sorting."""
     owners = [(i, text) for i, own in enumerate(captions) for text in own]
