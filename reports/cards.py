@@ -8,7 +8,7 @@ from typing import Any
 from reports.amounts import amount, percent
 from reports.events import Picture
 from reports.runs import Run, Transfer
-from reports.scores import block, column, protocol, score, task
+from reports.scores import block, column, protocol, score, spent_on, task
 
 MOST_BYTES = 12_000_000  # of pictures on one page; what is beyond stays in TensorBoard
 MANY = 4  # entrants with one budget, which are not listed by their names
@@ -72,7 +72,9 @@ def cost_line(run: Run) -> str:
     """ "2.8e12 FLOPs, 2,752 samples, 31 seconds"."""
     if run.objective == "random":
         return "random initialisation, no pre-training"
-    known = [(name, run.spent.get(key)) for name, key in (("FLOPs", "flops"), ("samples", "samples"), ("seconds", "seconds"))]
+    known = [
+        (name, spent_on(run.spent, key)) for name, key in (("FLOPs", "flops"), ("samples", "samples"), ("seconds", "seconds"))
+    ]
     return ", ".join(f"{amount(value)} {name}" for name, value in known if value is not None)
 
 

@@ -14,10 +14,11 @@ from sklearn.isotonic import isotonic_regression
 
 from errors import BadInput
 from reports.result import Result
-from reports.scores import by_seed, model, objective, protocol, task
+from reports.scores import by_seed, model, objective, protocol, saw_the_labels, task
 from reports.statistics import bootstrap_interval
 
 SCRATCH = ("random", "finetune")  # objective and protocol
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,15 @@ class HeadStart:
 
     Attributes:
         objective, protocol, model, task: which.
-        target: score of scratch.
+        target: score of scratch, on the shared seeds.
         scratch_labels: what scratch used.
         most_labels: the most that the pre-trained encoder was given.
         needed: labels that the pre-trained encoder needs for the target.
-        interval: 95 %, of the factor; ends are 0 (may never reach it) and infinity (may need fewer than were tried). None
-            where scratch and the encoder do not share two seeds at every label count.
+        num_seeds: that scratch and the encoder share at every label count: target, curve and interval are of these. 0 where
+            they share none, and both means are of all that there are.
+        interval: of the factor; ends are 0 (may never reach it) and infinity (may need fewer than were tried). None where
+            fewer than two seeds are shared.
+        confidence: of the interval.
     """
 
     objective: str
@@ -67,7 +71,9 @@ class HeadStart:
     scratch_labels: float
     most_labels: float
     needed: Needed
+    num_seeds: int
     interval: tuple[float, float] | None
+    confidence: float = CONFIDENCE
 
     @property
     def factor(self) -> float | None:
@@ -99,8 +105,10 @@ def labels_needed(labels: Sequence[float], scores: Sequence[float], target: floa
     return Needed(labels[reached - 1] ** (1 - share) * labels[reached] ** share)
 
 
-def factor_interval(curve: Curve, scratch: dict[int, float], scratch_labels: float) -> tuple[float, float] | None:
-    """95 % interval of the factor, over the seeds that curve and scratch share; None without two at every label count.
+def factor_interval(
+    curve: Curve, scratch: dict[int, float], scratch_labels: float, confidence: float = CONFIDENCE
+) -> tuple[float, float] | None:
+    """Interval of the factor, over the seeds that curve and scratch share; None without two at every label count.
 
     It holds the label counts at which the mean difference to scratch could be zero: where the interval of the difference
     (`bootstrap_interval`, which is honest at few seeds) reaches zero, interpolated as the curve is. Resampling the factor
@@ -108,7 +116,9 @@ def factor_interval(curve: Curve, scratch: dict[int, float], scratch_labels: flo
     """
     bounds = []
     for scores in curve.scores:
-        bound = bootstrap_interval([scores[seed] - scratch[seed] for seed in scores.keys() & scratch.keys()])
+        bound = bootstrap_interval(
+            [scores[seed] - scratch[seed] for seed in sorted(scores.keys() & scratch.keys())], confidence
+        )
         if bound is None:
             return None
         bounds.append(bound)
@@ -119,16 +129,19 @@ def factor_interval(curve: Curve, scratch: dict[int, float], scratch_labels: flo
     return (0.0 if latest.labels is None else scratch_labels / latest.labels), most
 
 
-def head_starts(results: Iterable[Result]) -> list[HeadStart]:
+def head_starts(results: Iterable[Result], confidence: float = CONFIDENCE) -> list[HeadStart]:
     """One of every objective and protocol with two label counts or more, where scratch was run on the same model and task.
 
     Random initialisation has no head start, and neither has supervised training on the labels of the same task: it has
     seen them all.
+
+    Args:
+        confidence: of each interval.
     """
     cells: dict[tuple[str, str], dict[tuple[str, str], dict[float, list[Result]]]] = {}
     for result in results:
         labels = result.transfer.get("num_labels")
-        if labels and not _saw_the_labels(result):
+        if labels and not saw_the_labels(result):
             there = cells.setdefault((model(result), task(result)), {})
             there.setdefault((objective(result), protocol(result)), {}).setdefault(labels, []).append(result)
     found = []
@@ -139,7 +152,7 @@ def head_starts(results: Iterable[Result]) -> list[HeadStart]:
             known = scratches.get(name[1]) or (next(iter(scratches.values())) if len(scratches) == 1 else None)
             if known and name[0] != SCRATCH[0] and len(runs_of) > 1:
                 curve = Curve(tuple(sorted(runs_of)), tuple(by_seed(runs_of[labels]) for labels in sorted(runs_of)))
-                found.append(_head_start(*name, *place, curve, by_seed(known[1]), known[0]))
+                found.append(_head_start(*name, *place, curve, by_seed(known[1]), known[0], confidence))
     return found
 
 
@@ -154,15 +167,35 @@ def _scratches(curves: dict[tuple[str, str], dict[float, list[Result]]]) -> dict
     return found
 
 
-def _saw_the_labels(result: Result) -> bool:
-    return result.objective.startswith("supervised") and result.data == result.transfer["data"]
+def largest_head_start(results: Sequence[Result]) -> tuple[HeadStart, int] | None:
+    """(the largest head start, of how many curves it was chosen); None where none reaches its target.
+
+    The largest of many is partly luck, so each interval gets the level at which all of them hold at once (Bonferroni).
+    """
+    num_curves = len(head_starts(results))
+    starts = head_starts(results, 1 - (1 - CONFIDENCE) / max(num_curves, 1))
+    reached = [found for found in starts if found.factor is not None]
+    return (max(reached, key=lambda found: found.factor), num_curves) if reached else None
 
 
 def _head_start(
-    objective: str, protocol: str, model: str, task: str, curve: Curve, scratch: dict[int, float], scratch_labels: float
+    objective: str,
+    protocol: str,
+    model: str,
+    task: str,
+    curve: Curve,
+    scratch: dict[int, float],
+    scratch_labels: float,
+    confidence: float,
 ) -> HeadStart:
+    shared = sorted(set(scratch).intersection(*curve.scores))
+    if shared:
+        curve = Curve(curve.labels, tuple({seed: scores[seed] for seed in shared} for scores in curve.scores))
+        scratch = {seed: scratch[seed] for seed in shared}
     target = float(np.mean(list(scratch.values())))
     smooth = isotonic_regression(curve.means, sample_weight=[float(len(scores)) for scores in curve.scores])
     needed = labels_needed(curve.labels, smooth, target)
-    interval = factor_interval(curve, scratch, scratch_labels)
-    return HeadStart(objective, protocol, model, task, target, scratch_labels, curve.labels[-1], needed, interval)
+    interval = factor_interval(curve, scratch, scratch_labels, confidence) if shared else None
+    return HeadStart(
+        objective, protocol, model, task, target, scratch_labels, curve.labels[-1], needed, len(shared), interval, confidence
+    )

@@ -60,7 +60,7 @@ def label_figures(results: Sequence[Result], looks: dict[str, int]) -> list[Figu
 def _label_figure(title: str, curves: dict[str, list[Row]], starts: list[HeadStart], looks: dict[str, int]) -> Figure:
     curves = {name: sorted(rows, key=lambda row: row.labels) for name, rows in curves.items()}
     every = [row for rows in curves.values() for row in rows]
-    targets = [start.target for start in starts]
+    targets = sorted({start.target for start in starts})  # several where curves share other seeds with scratch
     used = sorted({row.labels for row in every} | {start.scratch_labels for start in starts})
     chart = Chart(f"{title}: score against number of labels, {len(curves)} curves", HEIGHT)
     x = Scale.around(used, LEFT, RIGHT, log=True)
@@ -68,8 +68,9 @@ def _label_figure(title: str, curves: dict[str, list[Row]], starts: list[HeadSta
     chart.y_axis(y, LEFT, RIGHT, f"{metric({'': every[0]})}, %", percent_tick)
     chart.x_axis(x, BOTTOM, "labels", lambda tick: f"{tick:,.0f}", TOP, _apart(x, used))
     if targets:
-        chart.line([(LEFT, y(targets[0])), (RIGHT, y(targets[0]))], "target")
-        chart.text(RIGHT - 2, y(targets[0]) - 5, "from scratch, all labels", "tick", "end")
+        for target in targets:
+            chart.line([(LEFT, y(target)), (RIGHT, y(target))], "target")
+        chart.text(RIGHT - 2, y(targets[-1]) - 5, "from scratch, all labels", "tick", "end")
     shift = {name: 3 * (i - (len(curves) - 1) / 2) for i, name in enumerate(curves)}  # else intervals hide each other
     for name, rows in curves.items():
         _curve(chart, [(x(row.labels) + shift[name], row) for row in rows], y, name, looks[name])

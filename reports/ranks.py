@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from reports.amounts import interval, percent
 from reports.figure import Figure, short
 from reports.result import Result
-from reports.scores import block, scores_of
+from reports.scores import block, informed, scores_of
 from reports.statistics import rank, shared_blocks
 from reports.svg import LETTER, LONGEST, WIDTH, Chart, Scale
 
@@ -70,5 +70,7 @@ def rank_figure(results: Sequence[Result], looks: dict[str, int]) -> Figure | No
         for name, group in zip(order, joined, strict=True)
     ]
     title = f"mean of {num_rankings} rankings, {len(shared)} {'test' if len(shared) == 1 else 'tests'}"
+    saw = sorted(informed([result for result in results if block(result) in shared]))
+    title += f"; {', '.join(saw)} saw all labels" if saw else ""
     header = ("objective", "mean rank", "mean score, %", "95 % interval", "not distinguishable within")
     return Figure(title, chart.markup, header, rows)

@@ -56,6 +56,11 @@ def column(result: Result) -> str:
     return protocol(result) + (f" @ {fraction:g}" if fraction != 1 else "")
 
 
+def saw_the_labels(result: Result) -> bool:
+    """Whether pre-training itself was on the labels of the task, on all of them: a share of them is then no limit."""
+    return result.objective.startswith("supervised") and result.data == result.transfer["data"]
+
+
 def by_seed(results: Iterable[Result]) -> dict[int, float]:
     """Seed of pre-training -> mean score, in the order of seeds."""
     found: dict[int, list[float]] = {}
@@ -75,6 +80,12 @@ def entrant_names(results: Sequence[Result]) -> dict[tuple[str, str], str]:
     return {(objective(result), model(result)): name for result, name in zip(results, entrants(results), strict=True)}
 
 
+def informed(results: Sequence[Result]) -> set[str]:
+    """The entrants that saw all labels of a task before a test that gives the others a share of them."""
+    pairs = zip(entrants(results), results, strict=True)
+    return {name for name, result in pairs if result.transfer["label_fraction"] < 1 and saw_the_labels(result)}
+
+
 def scores_of(results: Sequence[Result]) -> Scores:
     """Entrant -> block -> seed -> score."""
     cells: dict[str, dict[Block, list[Result]]] = {}
@@ -85,9 +96,16 @@ def scores_of(results: Sequence[Result]) -> Scores:
 
 def cost_of(result: Result, name: str) -> float | None:
     """What pre-training cost in "flops", "seconds" or "samples": 0 without pre-training, None where it is not recorded."""
-    if result.objective == "random":
-        return 0.0
-    return result.budget_spent.get(name)
+    return 0.0 if result.objective == "random" else spent_on(result.budget_spent, name)
+
+
+def spent_on(budget: dict[str, float | None], name: str) -> float | None:
+    """Of a record's `budget_spent`; seconds are those of training, because monitors belong to no objective.
+
+    Records of an earlier version have no `minutes`; of these it is the wall-clock time.
+    """
+    minutes = budget.get("minutes")
+    return 60 * minutes if name == "seconds" and minutes is not None else budget.get(name)
 
 
 def mean_cost(results: Iterable[Result], name: str) -> float | None:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from errors import BadInput
 from reports.amounts import amount, interval, percent
-from reports.head_start import HeadStart, head_starts
+from reports.head_start import HeadStart, largest_head_start
 from reports.pareto import fronts
 from reports.result import Result
 from reports.rows import SHARES
-from reports.scores import Block, block, column, entrant_names, entrants, model, objective, task
+from reports.scores import Block, block, column, entrant_names, entrants, informed, model, objective, task
 from reports.statistics import ALPHA, POWER, Pair, Ranked, compare_pairs, largest_spread, rank, seeds_needed, shared_blocks
 
 MOST_LISTED = 6  # tests named in the summary
@@ -52,19 +52,23 @@ def _list_of(blocks: set[Block]) -> str:
 def verdict(results: Sequence[Result]) -> str:
     """Who is ahead, if anybody, and how many seeds a difference of 3 points would take.
 
+    Who was pre-trained on all labels of a task, and is compared on a share of them, is said to have been.
+
     Raises:
         BadInput: see `rank`.
     """
     ranking = rank(results)
-    best, *others = ranking
-    beaten = [ranked.entrant for ranked in others if not ranked.with_the_best]
-    close = [ranked.entrant for ranked in others if ranked.with_the_best]
+    saw = informed(results)
+    names = [f"{one.entrant} (which saw all labels)" if one.entrant in saw else one.entrant for one in ranking]
+    best, *others = zip(names, ranking, strict=True)
+    beaten = [name for name, ranked in others if not ranked.with_the_best]
+    close = [name for name, ranked in others if ranked.with_the_best]
     if all(pair.p is None for pair in compare_pairs(results, whole=True)):
         return f"no difference can be told; {_why_untested(ranking)}"
     if not close:
-        return f"{best.entrant} is ahead of {', '.join(beaten)} (p < {ALPHA:g} after Holm's correction)"
+        return f"{best[0]} is ahead of {', '.join(beaten)} (p < {ALPHA:g} after Holm's correction)"
     ahead = f"; ahead of {', '.join(beaten)}" if beaten else ""
-    return f"{best.entrant} has the highest mean, not distinguishable from {', '.join(close)}{ahead}{_plan(results)}"
+    return f"{best[0]} has the highest mean, not distinguishable from {', '.join(close)}{ahead}{_plan(results)}"
 
 
 def head_start_line(found: HeadStart) -> str:
@@ -78,13 +82,13 @@ def head_start_line(found: HeadStart) -> str:
     else:
         start += f"{found.factor:.3g}x: {found.needed.labels:,.0f} labels reach {scratch}"
     if found.interval is None:
-        return start + "; no interval without two seeds of either at every label count"
+        return start + f"; no interval without two seeds of either at every label count (shared: {found.num_seeds or 'none'})"
     low, high = found.interval
     if high == 0:
-        return start + ", and that is beyond chance"
+        return start + f", and that is beyond chance ({found.num_seeds} seeds)"
     below = "not reached" if low == 0 else f"{low:.3g}x"
     above = "more than was tried" if math.isinf(high) else f"{high:.3g}x"
-    return start + f"; 95 % interval from {below} to {above}"
+    return start + f"; {100 * found.confidence:.3g} % interval from {below} to {above}, {found.num_seeds} seeds"
 
 
 def _can_compare(results: Sequence[Result]) -> bool:
@@ -159,9 +163,11 @@ def _summary(results: Sequence[Result]) -> tuple[str, str]:
     evidence = f"Means over {seeds}: {means}."
     if _spread(kept) is None:
         evidence += f" {plan(kept)}"
-    starts = [found for found in head_starts(results) if found.factor is not None]
-    if starts:
-        evidence += f" Largest {head_start_line(max(starts, key=lambda found: found.factor))}."
+    largest = largest_head_start(results)
+    if largest is not None:
+        start, num_curves = largest
+        chosen = f" (the largest of {num_curves}, the level is corrected for that)" if num_curves > 1 and start.interval else ""
+        evidence += f" Largest {head_start_line(start)}{chosen}."
     return f"{over}: {verdict(kept)}.", evidence
 
 

@@ -8,8 +8,8 @@ from records import record
 from scipy import stats
 
 from errors import BadInput
-from reports.head_start import Curve, factor_interval, head_starts, labels_needed
-from reports.verdict import head_start_line
+from reports.head_start import Curve, factor_interval, head_starts, labels_needed, largest_head_start
+from reports.verdict import head_start_line, summary
 
 LABELS = (10, 100, 1000)
 
@@ -56,7 +56,9 @@ def test_a_score_that_falls_by_noise_is_pooled():
     (found,) = head_starts(runs({10: 0.1, 100: 0.5, 300: 0.3, 1000: 0.8}) + scratch(0.4))
     assert found.factor == pytest.approx(10)  # 0.5 and 0.3 are pooled to 0.4, from 100 labels on
     runs_of = runs({10: 0.1, 100: 0.5, 1000: 0.8}) + runs({300: 0.3}, seeds=(0, 1, 2))
-    (found,) = head_starts(runs_of + scratch(0.4))  # pooled by seeds to 0.35; from there to 0.8 at 1000
+    (found,) = head_starts(
+        runs_of + scratch(0.4, (7,))
+    )  # no seed is shared: all count, pooled by seeds to 0.35; from there to 0.8 at 1000
     assert found.factor == pytest.approx(1000 / (300 * (1000 / 300) ** (0.05 / 0.45)))
 
 
@@ -81,6 +83,46 @@ def test_what_has_no_head_start():
     assert head_starts(runs(curve, "supervised") + scratch(0.4)) == []  # it has seen the labels
     assert head_starts(runs(curve, model="vit_s") + scratch(0.4)) == []
     assert head_starts(runs(curve, task="other") + scratch(0.4)) == []
+
+
+def test_target_curve_and_interval_are_of_the_shared_seeds():
+    """Scratch reaches 0.4 on the two seeds that mae has, and 0.7 on three more."""
+    mae = [run for seed in (0, 1) for run in runs({10: 0.2, 100: 0.5 + 0.02 * seed, 1000: 0.8}, seeds=(seed,))]
+    found = head_starts([*mae, *scratch(0.39, (0,)), *scratch(0.41, (1,)), *scratch(0.7, (2, 3, 4))])[0]
+    assert (found.target, found.num_seeds) == (pytest.approx(0.4), 2)
+    assert found.needed.labels == pytest.approx(10 ** (1 + 0.2 / 0.31))
+    assert found == head_starts([*mae, *scratch(0.39, (0,)), *scratch(0.41, (1,))])[0]
+    assert head_start_line(found).endswith(", 2 seeds")
+    (apart,) = head_starts([*mae, *scratch(0.7, (2, 3, 4))])
+    assert (apart.target, apart.num_seeds, apart.interval) == (pytest.approx(0.7), 0, None)
+    assert head_start_line(apart).endswith("(shared: none)")
+
+
+def test_the_largest_of_several_has_an_interval_for_all_of_them():
+    """Four curves of one true factor: that of the largest is chosen after the fact, so it gets 1 - 0.05 / 4."""
+    rng = np.random.default_rng(0)
+    true, missed = 1000 / 10 ** (2 + 0.05 / 0.3), np.zeros(2)
+    names = ("mae", "simclr", "dino", "byol")
+    for _ in range(60):
+        results = []
+        for seed in range(3):
+            results += scratch(0.55 + 0.002 * rng.normal(), (seed,))
+            for name in names:
+                results += runs(
+                    {labels: mean + 0.03 * rng.normal() for labels, mean in zip(LABELS, (0.2, 0.5, 0.8), strict=True)},
+                    name,
+                    seeds=(seed,),
+                )
+        found, num_curves = largest_head_start(results)
+        plain = max(head_starts(results), key=lambda start: start.factor or 0)
+        assert (num_curves, found.confidence, plain.objective) == (4, 1 - 0.05 / 4, found.objective)
+        missed += [not start.interval[0] <= true <= start.interval[1] for start in (found, plain)]
+        assert found.interval[0] <= plain.interval[0] < plain.interval[1] <= found.interval[1]
+    print(f"largest of four: missed {missed / 60}")
+    assert missed[0] <= stats.binom.ppf(0.999, 60, 0.05)
+    results += [record("random", seed, 0.3 + 0.01 * seed, protocol="linear") for seed in range(3)]
+    assert "98.8 % interval from" in summary(results)[0][1]
+    assert "3 seeds (the largest of 4, the level is corrected for that)" in summary(results)[0][1]
 
 
 def test_the_interval_is_where_the_difference_to_scratch_may_be_zero():

@@ -43,3 +43,12 @@ def test_a_cost_is_the_mean_over_runs_however_often_each_was_tested():
     results.append(record("mae", 1, 0.5, spent={"flops": 5e12}))
     ((point,),) = fronts(results).values()
     assert point.cost == mean_cost(results, "flops") == 3e12
+
+
+def test_seconds_are_those_of_training_without_monitors():
+    """Half of mae's hour of wall clock went into monitors, which the budget does not count."""
+    mae = record("mae", 0, 0.5, spent={"flops": 1e12, "minutes": 30.0, "seconds": 3600.0})
+    simclr = record("simclr", 0, 0.4, spent={"flops": 1e12, "minutes": 40.0, "seconds": 2400.0})
+    assert mean_cost([mae], "seconds") == 1800
+    assert [point.objective for point in fronts([mae, simclr], "seconds")[("emoji", "knn")]] == ["mae"]
+    assert mean_cost([record("old", 0, 0.5, spent={"seconds": 90.0})], "seconds") == 90  # of a version without minutes

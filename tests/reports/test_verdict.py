@@ -8,8 +8,10 @@ from conftest import ROOT
 from records import drawn, record
 from scipy import stats
 
+from reports.figure import looks_of
+from reports.ranks import rank_figure
 from reports.statistics import ALPHA, compare_pairs, largest_spread, seeds_needed
-from reports.verdict import pareto_lines, plan, verdict, verdicts
+from reports.verdict import pareto_lines, plan, summary, verdict, verdicts
 
 
 def test_who_is_ahead_and_who_cannot_be_told_apart():
@@ -52,6 +54,22 @@ def test_models_are_rows_of_their_own_and_texts_are_no_pictures():
     assert lines[2].startswith("knn on text_task0: mlm is ahead of random")
     assert lines[4].startswith("mean of these 2 tests, knn on task0, knn on task1: mae vit_t is ahead")
     assert lines[5].startswith("mean of these 2 tests, knn on text_task0, knn on text_task1: mlm is ahead")
+
+
+def test_who_saw_all_labels_is_said_to_have_where_others_get_a_share():
+    rng = np.random.default_rng(0)
+    results = drawn(rng, {"mae": 0.6, "supervised": 0.8, "random": 0.3}, 5)
+    for result in results:
+        result.transfer["data"] = "emoji"
+    results = [replace(result, data="emoji") for result in results]
+    few = [replace(result, transfer=result.transfer | {"label_fraction": 0.01}) for result in results]
+    assert verdict(results).startswith("supervised is ahead of mae, random (p")
+    assert verdict(few).startswith("supervised (which saw all labels) is ahead of mae, random (p")
+    assert "(which saw all labels)" in verdicts(results + few)[-1]  # the mean of both tests
+    assert "supervised (which saw all labels) is ahead" in summary(results + few)[0][0]
+    elsewhere = [replace(result, data="cifar10") for result in few]
+    assert "saw all labels" not in verdict(elsewhere)
+    assert rank_figure(few, looks_of(few)).title.endswith("; supervised saw all labels")
 
 
 def claimed(results) -> bool:
