@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from reports.amounts import amount, percent
 from reports.events import Picture
 from reports.runs import Run, Transfer
-from reports.scores import block, column, protocol, score, spent_on, task
+from reports.scores import block, column, protocol, score, spent_on, starts, task
 
 MOST_BYTES = 12_000_000  # of pictures on one page; what is beyond stays in TensorBoard
+MOST_APART = 0.05  # of spent FLOPs, as a share: a budget ends with a whole step
 MANY = 4  # entrants with one budget, which are not listed by their names
 UNSAID = ("names", "seed", "resume")  # the title of a card says them
 UNEQUAL = (*UNSAID, "trainer", "monitor")  # speed changes nothing that is learned, and monitors only look
@@ -123,13 +125,19 @@ def differences(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[t
 def warnings(runs: Sequence[Run], names: dict[str, str]) -> list[str]:
     """What makes a comparison unequal without showing in a table.
 
-    That is: runs that are averaged and differ, entrants with different budgets, test splits of different sizes, and package
-    versions.
+    That is: runs that are averaged and differ, entrants with different budgets or FLOPs, seeds that share a start, test splits
+    of different sizes, and package versions.
 
     Args:
         names: anchor of a run -> its entrant.
     """
-    found = [*_averaged(runs, names), *_budgets(runs, names), *_test_samples(runs)]
+    found = [
+        *_averaged(runs, names),
+        *_budgets(runs, names),
+        *_spent(runs, names),
+        *_one_start(runs, names),
+        *_test_samples(runs),
+    ]
     packages: dict[str, set[str]] = {}
     for run in runs:
         for name, version in (run.record or run.test).versions.items():
@@ -171,6 +179,40 @@ def _budgets(runs: Sequence[Run], names: dict[str, str]) -> list[str]:
             listed.append(f"{usual} for " + (" and ".join(most) if len(most) < MANY else f"the other {len(most)}"))
             found.append(f"Entrants had different budgets: {', '.join(listed)}.")
     return sorted(set(found))
+
+
+def _spent(runs: Sequence[Run], names: dict[str, str]) -> list[str]:
+    """Entrants that took the same test and spent FLOPs that differ by more than `MOST_APART`, whatever was asked for."""
+    found, met = [], {}
+    for run in runs:
+        flops = spent_on(run.spent, "flops")
+        if flops and run.objective != "random":
+            for key in {block(test.result) for test in run.transfers}:
+                met.setdefault(key, {}).setdefault(names[run.anchor], []).append(flops)
+    for entrants in met.values():
+        means = {name: mean(flops) for name, flops in sorted(entrants.items())}
+        least, most = min(means, key=means.get), max(means, key=means.get)
+        more = means[most] / means[least] - 1
+        if more > MOST_APART:
+            found.append(
+                f"Entrants spent different FLOPs: from {amount(means[least])} for {least} to {amount(means[most])} for {most}, "
+                f"{100 * more:.0f} % more."
+            )
+    return sorted(set(found))
+
+
+def _one_start(runs: Sequence[Run], names: dict[str, str]) -> list[str]:
+    """Entrants whose seeds share what they began with or learned from: that part was not repeated."""
+    begun: dict[str, dict[int, list[str]]] = {}
+    for run in runs:
+        begun.setdefault(names[run.anchor], {})[run.seed] = starts(run.test)
+    found = []
+    for name, by_seed in sorted(begun.items()):
+        taken = [start for own in by_seed.values() for start in set(own)]
+        shared = sorted({start for start in taken if taken.count(start) > 1})
+        if shared:
+            found.append(f"Seeds of {name} share {', '.join(shared)}: spread and claims are given this one start.")
+    return found
 
 
 def _budget(run: Run) -> str | None:

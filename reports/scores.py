@@ -95,8 +95,21 @@ def scores_of(results: Sequence[Result]) -> Scores:
 
 
 def cost_of(result: Result, name: str) -> float | None:
-    """What pre-training cost in "flops", "seconds" or "samples": 0 without pre-training, None where it is not recorded."""
-    return 0.0 if result.objective == "random" else spent_on(result.budget_spent, name)
+    """What pre-training cost in "flops", "seconds" or "samples": 0 without pre-training, None where it is not recorded.
+
+    FLOPs and seconds are counted with those of the runs that it was built on: a teacher, or what it began with.
+    """
+    own = 0.0 if result.objective == "random" else spent_on(result.budget_spent, name)
+    if own is None or name == "samples" or not starts(result):
+        return own
+    before = spent_on(result.transfer.get("built_on", {}), name)
+    return None if before is None else own + before
+
+
+def starts(result: Result) -> list[str]:
+    """The runs or weights that pre-training began with or learned from."""
+    recorded = result.transfer.get("built_on", {}).get("from")
+    return recorded or [found for found in [result.transfer.get("continued_from")] if found]
 
 
 def spent_on(budget: dict[str, float | None], name: str) -> float | None:

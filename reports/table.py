@@ -18,7 +18,7 @@ from reports.scores import column, mean_cost, model, objective, task
 NEEDED = {"protocol": str, "data": str, "checkpoint": str, "seed": int, "label_fraction": int | float}  # of a test -> kind
 OPTIONAL = {
     "metric": str, "num_labels": int | float, "num_test": int, "continued_from": str, "continued_data": str,
-    **dict.fromkeys(("apart", *KINDS.values()), dict),
+    **dict.fromkeys(("apart", "built_on", *KINDS.values()), dict),
 }  # fmt: skip
 UNSAID = ""
 

@@ -113,6 +113,7 @@ def test_what_it_left_needs_the_other_run_no_more_and_can_be_gone_on_with_in_tur
     result = read_result(tmp_path / "judged" / "result.json")
     assert result.model == read_result(cwd / "last" / "result.json").model
     assert result.transfer["continued_from"] == "middle"
+    assert result.transfer["built_on"] == {"from": ["middle"], "flops": None, "minutes": None}  # it is not there any more
 
 
 @pytest.fixture(scope="module")

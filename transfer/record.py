@@ -70,6 +70,7 @@ def finish(
             "seed": settings["seed"],
             "checkpoint": source.name,
             **source.continued,
+            **({"built_on": before} if (before := source.built_on) else {}),
         },
     )
     path = result.write(folder)

@@ -15,6 +15,7 @@ from reports.result import Result, read_result
 from training.checkpoint_files import read_checkpoint
 from training.configuration import read_config
 from training.continuation import Start, open_for
+from training.origins import built_on
 from transfer.protocol import TransferProtocol, takes_pair
 
 USUAL_MODEL = {"image": "vit_t", "text": "bert_mini", "image_text": "vit_t"}
@@ -139,6 +140,11 @@ class Source:
             cost={**record.budget_spent, "seconds": record.seconds} if record else {},
             continued=start.record,
         )
+
+    @property
+    def built_on(self) -> dict[str, Any]:
+        """What was learned before this run, and what that cost (`training.origins.built_on`)."""
+        return built_on(self.config or {"model": self.model_settings})
 
     def data_settings(
         self, given: dict[str, Any] | None, choice: str | None, protocol: TransferProtocol

@@ -267,6 +267,23 @@ def test_unequal_entrants_and_tests_are_warned_of_in_the_terminal_too(tmp_path, 
     assert all(line.partition("  ")[2] in (tmp_path / "outputs" / "report.md").read_text() for line in said)
 
 
+def test_unequal_spending_and_a_shared_start_are_said(tmp_path):
+    def warned(flops: dict[str, float], start: str | None = None) -> list[str]:
+        results = [record(name, seed, 0.5, spent={"flops": spent}) for name, spent in flops.items() for seed in range(2)]
+        for result in results[:2]:
+            result.transfer |= {"built_on": {"from": [start.format(result.seed)], "flops": 1.0}} if start else {}
+        return Report.of(results, [], tmp_path).warnings
+
+    assert warned({"mae": 1e12, "simclr": 1.04e12, "random": 0.0}) == []
+    assert warned({"mae": 1e12, "simclr": 1.1e12, "byol": 1.02e12}) == [
+        "Entrants spent different FLOPs: from 1e12 for mae to 1.1e12 for simclr, 10 % more."
+    ]
+    assert warned({"mae": 1e12, "simclr": 1e12}, "runs/first") == [
+        "Seeds of mae share runs/first: spread and claims are given this one start."
+    ]
+    assert warned({"mae": 1e12, "simclr": 1e12}, "runs/first_{}") == []
+
+
 def test_runs_that_are_judged_on_their_own_data_each_are_not_said_to_be_averaged(tmp_path):
     results = []
     for data in ("emoji", "cifar10"):

@@ -1,11 +1,13 @@
 """The Pareto front against the definition, point by point."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from records import record
 
 from reports.pareto import fronts, pareto_front
-from reports.scores import mean_cost
+from reports.scores import cost_of, mean_cost
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -52,3 +54,17 @@ def test_seconds_are_those_of_training_without_monitors():
     assert mean_cost([mae], "seconds") == 1800
     assert [point.objective for point in fronts([mae, simclr], "seconds")[("emoji", "knn")]] == ["mae"]
     assert mean_cost([record("old", 0, 0.5, spent={"seconds": 90.0})], "seconds") == 90  # of a version without minutes
+
+
+def test_a_cost_holds_that_of_what_a_run_was_built_on():
+    student, unknown, moved = (record(name, 0, 0.5, spent={"flops": 1.0, "minutes": 1.0, "samples": 9}) for name in "abc")
+    student.transfer["built_on"] = {"from": ["runs/teacher"], "flops": 4.0, "minutes": 40.0}
+    unknown.transfer["built_on"] = {"from": ["model.pretrained"], "flops": None, "minutes": None}
+    moved.transfer["continued_from"] = "runs/first"  # of a version that did not record the cost
+    costs = [[cost_of(result, name) for name in ("flops", "seconds", "samples")] for result in (student, unknown, moved)]
+    assert costs == [[5.0, 41 * 60, 9], [None, None, 9], [None, None, 9]]
+    fresh = record("random", 0, 0.3)
+    from_elsewhere = replace(unknown, objective="random")
+    assert (cost_of(fresh, "flops"), cost_of(from_elsewhere, "flops")) == (0, None)
+    front = fronts([student, unknown, moved, fresh])[("emoji", "knn")]
+    assert [(point.objective, point.cost) for point in front] == [("random", 0), ("a", 5.0)]
