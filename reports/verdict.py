@@ -58,9 +58,7 @@ def verdict(results: Sequence[Result]) -> str:
         BadInput: see `rank`.
     """
     ranking = rank(results)
-    saw = informed(results)
-    names = [f"{one.entrant} (which saw all labels)" if one.entrant in saw else one.entrant for one in ranking]
-    best, *others = zip(names, ranking, strict=True)
+    best, *others = zip(_said(ranking, results), ranking, strict=True)
     beaten = [name for name, ranked in others if not ranked.with_the_best]
     close = [name for name, ranked in others if ranked.with_the_best]
     if all(pair.p is None for pair in compare_pairs(results, whole=True)):
@@ -69,6 +67,11 @@ def verdict(results: Sequence[Result]) -> str:
         return f"{best[0]} is ahead of {', '.join(beaten)} (p < {ALPHA:g} after Holm's correction)"
     ahead = f"; ahead of {', '.join(beaten)}" if beaten else ""
     return f"{best[0]} has the highest mean, not distinguishable from {', '.join(close)}{ahead}{_plan(results)}"
+
+
+def _said(ranking: Sequence[Ranked], results: Sequence[Result]) -> list[str]:
+    saw = informed(results)
+    return [f"{one.entrant} (which saw all labels)" if one.entrant in saw else one.entrant for one in ranking]
 
 
 def head_start_line(found: HeadStart) -> str:
@@ -157,7 +160,8 @@ def _summary(results: Sequence[Result]) -> tuple[str, str]:
     over = _list_of(shared) if len(shared) == 1 else f"Mean of {len(shared)} tests {listed}"
     ranking = rank(kept)
     lowest = 0.0 if all(result.transfer.get("metric", "accuracy") in SHARES for result in kept) else -1.0
-    means = ", ".join(f"{ranked.entrant} {_mean(ranked, lowest)}" for ranked in ranking)
+    named = zip(_said(ranking, kept), ranking, strict=True)
+    means = ", ".join(f"{name} {_mean(ranked, lowest)}" for name, ranked in named)
     counts = sorted({ranked.num_seeds for ranked in ranking})
     seeds = "one seed" if counts == [1] else f"{' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds"
     evidence = f"Means over {seeds}: {means}."

@@ -67,6 +67,7 @@ def test_who_saw_all_labels_is_said_to_have_where_others_get_a_share():
     assert verdict(few).startswith("supervised (which saw all labels) is ahead of mae, random (p")
     assert "(which saw all labels)" in verdicts(results + few)[-1]  # the mean of both tests
     assert "supervised (which saw all labels) is ahead" in summary(results + few)[0][0]
+    assert "supervised (which saw all labels) 7" in summary(few[:1] + few[5:6])[0][1]  # where nothing can be claimed, too
     elsewhere = [replace(result, data="cifar10") for result in few]
     assert "saw all labels" not in verdict(elsewhere)
     assert rank_figure(few, looks_of(few)).title.endswith("; supervised saw all labels")
