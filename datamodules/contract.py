@@ -64,11 +64,9 @@ class Task(Data, Protocol):
 
     Attributes:
         splits: "train", "val" and "test"; each has `labels`.
-        num_labels: that training and choosing may use.
     """
 
     splits: dict[str, Any]
-    num_labels: int
 
     def with_label_fraction(self, fraction: float, seed: int) -> "Task":
         """The same data with a stratified share of the labels to train and to choose with; the test split stays whole."""

@@ -44,11 +44,6 @@ class Labelled:
         other.spec = replace(self.spec, num_train=parts["train"].num)
         return other
 
-    @property
-    def num_labels(self) -> int:
-        """Labels that training and choosing may use."""
-        return sum(self.splits[name].num for name in ("train", "val") if self.splits[name].labels is not None)
-
 
 def complete(splits: dict[str, Part], fraction: float, seed: int, name: str) -> dict[str, Part]:
     """The splits with "test" and "val"; what is missing is carved from "train"."""

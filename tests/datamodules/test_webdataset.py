@@ -98,7 +98,7 @@ def test_the_spec_and_the_image_task(data):
     assert spec.block_length == 32
     assert data.task.spec.modality == "image"
     assert data.task.splits["test"].labels.tolist() == [number % 3 for number in range(246, 252)]
-    assert data.task.num_labels == 24 + 6
+    assert [data.task.splits[name].num for name in ("train", "val")] == [24, 6]
     views = torch.cat([batch["views"] for batch in data.task.evaluation_loader("test")])
     assert torch.equal(views, torch.cat([batch["views"] for batch in data.evaluation_loader("test")]))
     assert data.task.with_label_fraction(0.5, 0).spec.num_train == 12
