@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from conf.command import command
 from conf.composition import COMPARISON, store_comparison
-from conf.settings import Compare, check_kinds
+from conf.settings import Compare, check_kinds, given
 
 store_comparison()
 
@@ -26,7 +26,7 @@ def main(config: DictConfig) -> None:
     from reports.summary import console, summarise
     from reports.table import collect, comparable
 
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = given(config, Compare)
     check_kinds(settings, Compare)
     name = HydraConfig.get().runtime.choices.plan
     planned = name is not None or settings["objectives"]

@@ -4,11 +4,11 @@ import os
 import time
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from conf import build
 from conf.command import command
-from conf.settings import Finetune, check_settings
+from conf.settings import Finetune, check_settings, given
 
 
 @command(config_path="conf", config_name="finetune")
@@ -25,7 +25,7 @@ def main(config: DictConfig) -> float:
     from transfer.record import finish
     from transfer.source import Source
 
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = given(config, Finetune)
     check_settings(settings, Finetune)
     check_alone(settings["trainer"])
     choices = HydraConfig.get().runtime.choices

@@ -4,7 +4,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf import build
 from conf.command import begins_here, command
-from conf.settings import Train, check_settings
+from conf.settings import Train, check_settings, given
 
 # a resumed run goes on in its own folder, other ranks in the first one's: for them Hydra creates none
 OmegaConf.register_new_resolver("run_folder", lambda resume, fresh: fresh if begins_here(resume) else ".", replace=True)
@@ -21,7 +21,6 @@ def main(config: DictConfig) -> float:
     from training.arrangement import Arrangement, freeze_unused
     from training.budget import Budget
     from training.checkpoints import Checkpoints
-    from training.continuation import resolve
     from training.energy import Energy
     from training.fitting import check_fit, check_needs, face
     from training.flops import forward_flops, sample_flops, typical_batch
@@ -38,12 +37,11 @@ def main(config: DictConfig) -> float:
     from transfer.knn import validation_probe
 
     hydra_config = HydraConfig.get()
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = given(config, Train)
     settings["names"] = {group: hydra_config.runtime.choices[group] for group in ("objective", "model", "datamodule")}
-    settings = resolve(settings, tuple(hydra_config.overrides.task))
-    check_fit(settings["names"])
     folder = settings["resume"] if settings["resume"] not in (None, AUTO) else hydra_config.runtime.output_dir
     settings = resumed(settings, folder, hydra_config.overrides.task)
+    check_fit(settings["names"])
     check_settings(settings, Train)
     if launched(settings["trainer"], hydra_config.overrides.task, folder, hydra_config.mode == RunMode.MULTIRUN):
         return score(folder)  # of several devices each had a process of its own, which ran what follows

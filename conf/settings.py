@@ -3,16 +3,21 @@
 Those of nodes with a class stand in its signature; here are the others.
 """
 
+import sys
 import typing
 from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Ge
+from omegaconf import DictConfig, OmegaConf
 
-from conf import models_named
+from conf import choices_of, models_named
 from conf.targets import check_node, check_value
+from errors import BadInput, nearest
 from ranges import Count, CountOr0, NotNegative, Positive, Seed, ShareAbove0
 
 NODES = ("objective", "model", "datamodule", "optimizer", "transfer")
+GROUPS = (*NODES, "trainer")  # of which a choice is made by name
+SET_BY_MODELS = ("pair",)  # what conf/model/clip_vit_b.yaml says to other groups
 LATE = ("encoder", "spec")  # what no configuration gives
 BEGINNING = "init"  # the setting of the node `model` that is no argument of its class
 FEWEST_PICTURES = 6  # of which two are queries, whose spread can be told
@@ -51,6 +56,13 @@ class Train(TypedDict):
     trial_flops: Positive
     trainer: Trainer
     monitor: Monitor
+    objective: dict
+    model: dict
+    datamodule: dict
+    optimizer: dict
+    budget: dict
+    replay: Any  # `training.continuation` knows what, of which run
+    resume: str | None
 
 
 class Finetune(TypedDict):
@@ -61,6 +73,10 @@ class Finetune(TypedDict):
     seed: Seed | None
     label_fraction: ShareAbove0
     trainer: Trainer
+    transfer: dict
+    model: dict | None
+    datamodule: dict | None
+    text_model: str
 
 
 class Compare(TypedDict):
@@ -80,6 +96,31 @@ class Compare(TypedDict):
     folder: str | None
     jobs: int
     launcher: str | None
+
+
+def given(config: DictConfig, known: type[Train] | type[Finetune] | type[Compare]) -> dict[str, Any]:
+    """The settings of a command, resolved.
+
+    Raises:
+        BadInput: there is one that the command does not know, or none where it needs one.
+    """
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    hints = typing.get_type_hints(known, include_extras=True)
+    for key in settings:
+        if key not in (*hints, *SET_BY_MODELS):
+            named = " (--config-name names another file than the command's)" if {"-cn", "--config-name"} & {*sys.argv} else ""
+            raise BadInput(f"there is no setting '{key}'{named}; {nearest(key, hints)}")
+    for key, hint in hints.items():
+        if key not in settings and not (key in GROUPS and type(None) in typing.get_args(hint)):
+            names = f"; choices: {', '.join(choices_of(key))}" if key in GROUPS else ""
+            raise BadInput(f"{key} must be given{names}")
+        if (hint is dict or typing.is_typeddict(hint)) and not isinstance(settings[key], dict):
+            raise BadInput(f"{key} must be a group of settings, not {settings[key]!r}")
+    begins = {"resume": settings["resume"], "model.init": settings["model"].get("init")} if known is Train else {}
+    for name, folder in begins.items():
+        if folder == "latest":
+            raise BadInput(f"{name}=latest is not known, only checkpoint=latest of finetune.py; {name}=<run folder>")
+    return settings
 
 
 def check_kinds(settings: dict[str, Any], known: type[Train] | type[Finetune] | type[Compare]) -> None:

@@ -8,6 +8,7 @@ from errors import BadInput, nearest
 from training.course import Course, Minutes, Steps
 
 UNITS = ("steps", "epochs", "samples", "tokens", "flops", "minutes")
+COUNTED = ("steps", "samples", "tokens")  # of which there is no part
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Budget:
         """From the config node `budget`; nothing set means `default_flops`, so that objectives get the same compute.
 
         Raises:
-            BadInput: two budgets at once, an unknown unit, or an amount that is not a positive number.
+            BadInput: two budgets at once, an unknown unit, an amount that is not a positive number, or part of a step.
         """
         given = {unit: amount for unit, amount in asked.items() if amount is not None} or {"flops": default_flops}
         if len(given) > 1:
@@ -38,6 +39,8 @@ class Budget:
             raise BadInput(f"there is no budget.{unit}; {nearest(unit, UNITS)}")
         if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < math.inf:
             raise BadInput(f"budget.{unit} must be a positive number, not {amount!r}")
+        if unit in COUNTED and amount != int(amount):
+            raise BadInput(f"budget.{unit} must be a whole number, not {amount!r}; parts of an epoch can be asked for")
         return cls(unit, amount)
 
     def course(self, batch_size: int, spec: DataSpec, sample_flops: float) -> Course:

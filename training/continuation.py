@@ -53,6 +53,9 @@ def resolve(settings: dict[str, Any], words: tuple[str, ...] = ()) -> dict[str, 
             told, true = value, before["names"]["model"]
         if (key == "model" or (key.startswith("model.") and part != "init")) and told != true:
             raise BadInput(f"{word} contradicts model.init={init}, which says that {key} is {true}; leave one out")
+        told, true = settings["datamodule"].get("image_size"), before["datamodule"].get("image_size")
+        if key == "datamodule.image_size" and true is not None and told != true:
+            raise BadInput(f"{word} contradicts model.init={init}, whose pictures have {true} px; leave it out")
     return settings | {
         "names": settings["names"] | {"model": before["names"]["model"]},
         "model": before["model"] | {"init": init},

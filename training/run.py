@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 
+from conf.pasted import command_line, from_start
 from errors import BadInput
 from reports.result import read_result
 from training.checkpoint_files import newest_checkpoint
 from training.checkpoints import remove
 from training.configuration import SPEED, gone_on_with, read_config
-from training.continuation import Start
+from training.continuation import Start, resolve
 
 AUTO = "auto"  # resume=auto: go on where a run is there already, else begin
 
@@ -109,7 +110,8 @@ class Run:
 
     def _taken(self) -> BadInput:
         return BadInput(
-            f"'{self.folder}' holds a run already; go on with it by resume={self.folder} or give another hydra.run.dir"
+            f"'{from_start(self.folder)}' holds a run already; go on with it: {command_line('train.py', resume=self.folder)}, "
+            "or give another hydra.run.dir"
         )
 
     @classmethod
@@ -118,6 +120,8 @@ class Run:
             raise BadInput(f"'{folder}' holds no run to resume: there is no config.yaml")
         recorded = read_config(folder)
         run = cls(folder, recorded | {node: config[node] for node in SPEED}, begun=True)
+        if not os.access(folder, os.W_OK):
+            raise BadInput(f"run folder '{folder}' cannot be written: it is read-only, for this user at least")
         run._hold()
         for leftover in (*folder.glob("*.part"), *folder.glob("checkpoints/*.part")):
             remove(leftover)
@@ -134,19 +138,56 @@ class Run:
 
 
 def resumed(config: dict[str, Any], folder: str | Path, words: Sequence[str]) -> dict[str, Any]:
-    """The settings of a command line; where a run is gone on with, `trainer` and `monitor` are its own, but for what was typed.
+    """The settings of a command line, `model.init` resolved; a run that is gone on with has its own.
+
+    Of `trainer` and `monitor` what was typed takes the place of what was recorded.
 
     Raises:
-        BadInput: its config.yaml is damaged.
+        BadInput: its config.yaml is damaged, or other settings were typed beside `resume=<run folder>` than it has.
     """
-    begun = config["resume"] is not None and (Path(folder) / "config.yaml").exists()
-    return gone_on_with(config, Path(folder), words) if begun else config
+    folder = Path(folder)
+    begun = config["resume"] is not None and (folder / "config.yaml").exists()
+    if not begun or config["resume"] == AUTO:
+        config = resolve(config, tuple(words))
+        return gone_on_with(config, folder, words) if begun else config
+    recorded = read_config(folder)
+    different = typed_difference(config, recorded, words)
+    if different is not None:
+        raise BadInput(f"'{folder}' is gone on with as it was begun, but another setting is given: {different}")
+    speed = gone_on_with(config, folder, words)
+    return recorded | {node: speed[node] for node in SPEED} | {"resume": config["resume"]}
 
 
 def score(folder: str | Path) -> float:
     """What a search over settings maximises: a run's validation k-NN accuracy, or minus its last loss where there is none."""
     metrics = read_result(Path(folder) / "result.json").metrics
     return metrics.get("val_knn_accuracy", -metrics["last_loss"])
+
+
+def typed_difference(config: dict[str, Any], recorded: dict[str, Any], words: Sequence[str]) -> str | None:
+    """The first word of a command line that says other than what was recorded, as one line; speed and `resume` aside."""
+    names = [word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words]
+    names = [name for name in names if name.partition(".")[0] not in (*SPEED, "resume")]
+    found = (first_difference(_said(name, config), _said(name, recorded), name.replace("experiment", "")) for name in names)
+    return next((line for line in found if line is not None), None)
+
+
+def _said(name: str, config: dict[str, Any]) -> Any:
+    """What a configuration says of a word's setting: of a group its choice, of an experiment everything."""
+    if name == "experiment":
+        return {key: value for key, value in config.items() if key != "continued"}
+    if name in config["names"]:
+        return config["names"][name]
+    node: Any = config
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return _classes(node) if isinstance(node, dict) and "_target_" in node else node
+
+
+def _classes(node: dict[str, Any]) -> dict[str, Any]:
+    """What tells the choices of a group apart of which none is recorded."""
+    parts = {key: _classes(value) for key, value in node.items() if isinstance(value, dict)}
+    return parts | {"_target_": node.get("_target_")}
 
 
 def first_difference(ours: Any, theirs: Any, name: str = "") -> str | None:
