@@ -10,8 +10,6 @@ from typing import BinaryIO
 import numpy as np
 import PIL.Image
 from PIL.Image import Image
-from rich import get_console
-from rich.progress import track
 
 from datamodules.classes import Labels
 from datamodules.files import open_picture
@@ -19,6 +17,7 @@ from datamodules.samples import Pictures
 from datamodules.shard_files import shard_files
 from datamodules.shard_index import BEHIND, CUT, Index, index_of
 from datamodules.shard_sample import Fields, at_path, decoded, parts_of, strings_of
+from datamodules.watching import watched
 from errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -173,8 +172,7 @@ def reported_on(shards: Patterns, val_shards: Patterns, test_shards: Patterns, n
 
 def _opened(patterns: Patterns, setting: str, fields: Fields, cache: str | None) -> Shards:
     files = shard_files(patterns, setting, cache)
-    shown = track(files, f"index of {setting}", transient=True) if get_console().is_terminal else files
-    indices = [index_of(file, fields, cache) for file in shown]
+    indices = [index_of(file, fields, cache) for file in watched(files, f"index of {setting}")]
     numbers = [len(index.label) for index in indices]
     for file, index in zip(files, indices, strict=True):
         if CUT in index.problems:

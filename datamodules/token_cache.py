@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import get_console
-from rich.progress import Progress
 
 from datamodules.cache import alone, cache_folder, keep
 from datamodules.corpus import SPLITS, Corpus
 from datamodules.encode import FastTokenizing
 from datamodules.vocabulary import Vocabulary
+from datamodules.watching import watched_in_parts
 from errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -215,16 +214,5 @@ class _Writer:
 
 
 def _watched(parts: Iterable[tuple[str, str, int, bool]], description: str, total: int) -> Iterator[tuple[str, str, int, bool]]:
-    """The same parts with a progress bar in bytes, on a terminal; in a log file it would be noise."""
-    if not get_console().is_terminal:
-        yield from parts
-        return
-    with Progress(console=get_console(), transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        waiting = 0
-        for part in parts:
-            waiting += part[2]
-            if waiting >= BATCH // 4:
-                progress.advance(task, waiting)
-                waiting = 0
-            yield part
+    """The same parts, told of by their bytes."""
+    return watched_in_parts(((part, part[2]) for part in parts), description, total, BATCH // 4)

@@ -13,6 +13,8 @@ import numpy as np
 from rich import get_console
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from datamodules.watching import told
+
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 SMALLEST = {"wordpiece": 64, "bpe": 256 + len(SPECIAL), "unigram": 256 + len(SPECIAL)}  # ids of each kind
 TRAINING_BYTES = {"wordpiece": 100_000_000, "bpe": 100_000_000, "unigram": 10_000_000}  # unigram's EM is ten times slower
@@ -29,6 +31,7 @@ def train_tokenizer(kind: str, vocab_size: int, lowercase: bool, texts: Callable
         return (_endless.sub(r"\g<0> ", text) for text in texts(TRAINING_BYTES[kind]))
 
     train = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram}[kind]
+    told(f"training a tokenizer ({kind})")
     tokenizer = train(vocab_size, lowercase, broken_up)
     tokenizer.add_special_tokens(list(SPECIAL.values()))
     start, end = (tokenizer.token_to_id(SPECIAL[name]) for name in ("cls_token", "sep_token"))

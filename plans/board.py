@@ -41,8 +41,8 @@ class LiveBoard:
             self.live.update(table(work))
             return
         failures = {failure.job: failure for failure in work.failed}
-        events = [("runs", job) for process in work.running for job in process.jobs]
-        events += [("done", job) for job in work.done if not job.found] + [("failed", job) for job in failures]
+        events = [("done", job) for job in work.done if not job.found] + [("failed", job) for job in failures]
+        events += [("begins", job) for process in work.running for job in process.jobs]
         for event in events:
             if event not in self._told:
                 self._told.add(event)
@@ -50,10 +50,13 @@ class LiveBoard:
 
     def _tell(self, event: str, job: Job, work: Work, failures: dict) -> None:
         ended = len(work.done) + len(work.failed)
-        if event == "runs":
+        if event == "begins":
             self._began[job] = time.monotonic()
-            return
-        took = f", {timedelta(seconds=int(time.monotonic() - self._began[job]))}" if job in self._began else ""
+        took = (
+            f", {timedelta(seconds=int(time.monotonic() - self._began[job]))}"
+            if event != "begins" and job in self._began
+            else ""
+        )
         reason = f": {failures[job].line}" if event == "failed" else ""
         self.console.print(
             f"[{ended}/{len(work.jobs)}] {event}  {job.label}{took}{reason}", markup=False, highlight=False, soft_wrap=True

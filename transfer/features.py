@@ -3,21 +3,18 @@
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from itertools import chain
-from typing import TypeVar
 
 import torch
-from rich import get_console
-from rich.progress import track
 from torch import Tensor, nn
 
 from datamodules.contract import Data
 from datamodules.loading import batches
+from datamodules.watching import watched
 from errors import BadInput
 from models.encoder import POOLED, Encoder
 from models.pair import Pair
 
 TEXTS_AT_ONCE = 256
-Step = TypeVar("Step")
 
 
 @contextmanager
@@ -30,11 +27,6 @@ def frozen(module: nn.Module):
             yield module
     finally:
         module.train(training)
-
-
-def watched(steps: Iterable[Step], description: str, total: int | None = None) -> Iterable[Step]:
-    """The same steps with a progress bar, on a terminal; in a log file it would be noise."""
-    return track(steps, description, total, transient=True) if get_console().is_terminal else steps
 
 
 def extract(

@@ -16,10 +16,10 @@ from threadpoolctl import threadpool_limits
 from datamodules.contract import Task
 from datamodules.spec import DataSpec
 from datamodules.splits import stratified
+from datamodules.watching import told, watched
 from errors import BadInput, nearest
 from models.encoder import ALL_LAYERS, Encoder
 from ranges import Count, Positive
-from transfer.features import watched
 from transfer.protocol import Bench, scores
 
 ENOUGH = 5_000  # training samples to tell readouts apart
@@ -60,12 +60,13 @@ class LinearProbe:
         if len(candidates) > 1:
             found = {
                 name: search(train[name][part].numpy(), train_labels[part], val=val[name].numpy())
-                for name in watched(candidates, "linear probe")
+                for name in watched(candidates, "linear probe: which readout")
             }
             readout = max(found, key=lambda name: max(found[name].values()))  # of equals the encoder's own
             by_strength = found[readout]
         if large or not by_strength:
             by_strength = search(train[readout].numpy(), train_labels, val=val[readout].numpy())
+        told("linear probe: the chosen one on both splits")
         strength = max(by_strength, key=by_strength.__getitem__)  # of equals the stronger regularisation
         both = np.concatenate([train[readout].numpy(), val[readout].numpy()])
         scaler = StandardScaler().fit(both)

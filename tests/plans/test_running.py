@@ -188,7 +188,9 @@ def test_the_board_shows_what_matters(tmp_path, capsys):
         do([first, second], Hands(), board)
     lines = capsys.readouterr().out.splitlines()
     assert [re.sub(r", 0:00:\d\d", "", line) for line in lines] == [
+        "[0/2] begins  first",
         "[1/2] failed  first: error: no room",
+        "[1/2] begins  second",
         "[2/2] done  second",
     ]
 
