@@ -1,12 +1,14 @@
 """A command: Hydra composes its words into settings, its function is called for each job, and a line tells what went wrong."""
 
+import contextlib
 import ctypes
 import functools
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -15,7 +17,8 @@ from omegaconf import DictConfig
 from conf.collector import collect_rarely
 from conf.endings import ending_of, is_first_rank
 from conf.interrupts import ended_within_imports
-from conf.words import quoted, settle_late
+from conf.pasted import start_here, started_in
+from conf.words import quoted, readable, settle_late
 from errors import RunStopped
 
 PARENT = "HEADSTART_PARENT"  # environment variable: the process that started this one and must not be outlived
@@ -51,7 +54,8 @@ def answered(main: Callable[[], Any], failed: dict[int, Exception] | None = None
         end_with_parent()
         collect_rarely()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, so that the line below is ours
-        sys.argv[1:] = settle_late([quoted(word) for word in sys.argv[1:]])
+        start_here()
+        sys.argv[1:] = settle_late(readable([quoted(word) for word in sys.argv[1:]], sys.argv[0]))
         try:
             with ended_within_imports():
                 main()
@@ -90,6 +94,7 @@ def _job(main: Callable[[DictConfig], Any], failed: dict[int, Exception]) -> Cal
         try:
             return main(config)
         except Exception as error:
+            leave_no_empty(Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.hydra)
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise _PastHydra(error) from None
             number = HydraConfig.get().job.num
@@ -105,6 +110,21 @@ def _job(main: Callable[[DictConfig], Any], failed: dict[int, Exception]) -> Cal
             raise  # for the sweep's end, and for sweepers that look at what became of a job
 
     return job
+
+
+def leave_no_empty(folder: Path, words: Iterable[str]) -> None:
+    """Remove the folder that Hydra made for a job which wrote nothing, and those that it made around it.
+
+    Args:
+        words: of the command line, about Hydra; a folder that they name stays.
+    """
+    if any(word.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for word in words):
+        return
+    with contextlib.suppress(OSError):  # it is not empty
+        for made in (folder, *folder.parents):
+            if started_in() not in made.parent.parents:  # outputs/ itself stays
+                break
+            made.rmdir()
 
 
 def let_go(error: BaseException | None) -> None:

@@ -2,13 +2,17 @@
 
 import os
 import re
+from pathlib import Path
 
 from conf import CONF
+from conf.pasted import in_quotes
 
 FOLDERS = (  # settings that name one
     "resume", "checkpoint", "report", "folder", "outputs", "model.init", "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 NAME = re.compile(r"(?!null$)[\w.+-]+")  # Hydra would make a number of 7, of 2026_11 and of 1e3
+NO_CHOICE = re.compile(r"null|true|false|nan|inf|[-+\d._eE]+", re.I)  # Hydra takes a choice that looks so for no text
+SIMPLE = re.compile(r"[\w.+~@/-]+=[\w./:-]*", re.ASCII)  # words that need no second look
 BRACES = re.compile(r"(?<!\$)\{[^{}$:]*(\.\.|,)[^{}:]*\}")  # {00..04} or {a,b}, no dictionary and no interpolation
 
 
@@ -26,6 +30,35 @@ def quoted(word: str) -> str:
     if plain and BRACES.search(value):
         return f"{key}='{value}'"
     return f"{key}={','.join(map(_from_home, value.split(',')))}" if plain else word
+
+
+def readable(words: list[str], script: str) -> list[str]:
+    """The words of a command's line, with quotes where Hydra's grammar refuses a value, or would make no name of a choice."""
+    groups, is_sweep = groups_of(script), bool({"-m", "--multirun"} & {*words})
+    return [_readable(word, groups, is_sweep) for word in words]
+
+
+def _readable(word: str, groups: set[str], is_sweep: bool) -> str:
+    key, given, value = word.partition("=")
+    if key in groups and given:
+        names = (f"'{name}'" if NO_CHOICE.fullmatch(name) else name for name in value.split(","))
+        return f"{key}={','.join(names)}"
+    if not given or key.startswith("-") or value[:1] in ("{", "[") or SIMPLE.fullmatch(word) or _parses(word):
+        return word
+    values = value.split(",") if is_sweep else [value]
+    anew = f"{key}={','.join(map(in_quotes, values))}"
+    return anew if _parses(anew) else word
+
+
+def _parses(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def _from_home(path: str) -> str:
@@ -53,6 +86,11 @@ def settle_late(words: list[str]) -> list[str]:
 def _is_plain(value: str) -> bool:
     """Whether an override gives one value: not a sweep already."""
     return bool(value) and not re.match(r"\w+\(", value) and ("," not in value or value[0] in "[{'\"")
+
+
+def groups_of(script: str) -> set[str]:
+    """The groups from which words of a command choose; in a comparison all but `plan` are settings."""
+    return {"plan"} if Path(script).stem == "compare" else all_groups() - {"plan"}
 
 
 def all_groups() -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from conf.pasted import command_line
 from errors import BadInput
 from reports.apart import KINDS, told_apart
 from reports.result import Result, read_result
@@ -34,7 +35,8 @@ def collect(folder: Path) -> tuple[list[Result], list[str]]:
     results, broken = comparable(folder.rglob("result.json"))
     if not results:
         found = f" ({'; '.join(broken)})" if broken else ""
-        raise BadInput(f"'{folder}' holds no transfer results{found}; make some: python finetune.py checkpoint=latest")
+        make = command_line("finetune.py", checkpoint="latest")
+        raise BadInput(f"'{folder}' holds no transfer results{found}; make some: {make}")
     return results, broken
 
 

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
+from conf.pasted import command_line, from_start
 from errors import RunStopped
 from training.checkpoint_files import sync_folder
 from training.pretraining import Pretraining
@@ -110,7 +111,8 @@ class Checkpoints(L.Callback):
         found = next((path for path in (self.last, self.previous) if path.exists()), None)
         if found is None:
             return "no checkpoint was saved yet"
-        return f"the last good checkpoint is {found}; go on with: python train.py resume={self.run_folder}"
+        again = command_line("train.py", resume=self.run_folder)
+        return f"the last good checkpoint is {from_start(found)}; go on with: {again}"
 
 
 def remove(path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run says before its first step, and the record of what it came to."""
 
+import shlex
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from conf.pasted import command_line, from_start
 from datamodules.spec import DataSpec
 from errors import RunStopped
 from models.export import save_encoder
@@ -44,7 +46,7 @@ def announce(
     }[spec.modality]
     shape += f", vocabulary {spec.vocabulary.size:,}" if spec.vocabulary is not None else ""
     lines = {
-        "run": str(run.folder) + (f" (resumed at step {run.first_step})" if run.first_step else ""),
+        "run": str(from_start(run.folder)) + (f" (resumed at step {run.first_step})" if run.first_step else ""),
         "objective": f"{names['objective']}, {flops:.3g} FLOPs a sample",
         "model": f"{names['model']}, {num_parameters(encoder):,} parameters of {num_parameters(module):,} trained{patches}",
         **{
@@ -125,13 +127,14 @@ def finish(
     path = result.write(run.folder)
     print(f"loss {metrics['first_loss']:.4f} -> {metrics['last_loss']:.4f} in {result.seconds:.0f} s", end="")
     print(f", {corrupt_samples} corrupt pictures replaced" if corrupt_samples else "")
-    print("  ".join(f"{name} {value:.4g}" for name, value in monitors.metrics.items()))
+    if monitors.metrics:
+        print("  ".join(f"{name} {value:.4g}" for name, value in monitors.metrics.items()))
     transfer = "retrieval" if "pair" in weights else "linear"
     places = {
-        "result": path,
-        **weights,
-        "look": f"tensorboard --logdir {run.folder / 'tensorboard'}",
-        "next": f"python finetune.py checkpoint={run.folder} transfer={transfer}",
+        "result": from_start(path),
+        **{name: from_start(written) for name, written in weights.items()},
+        "look": shlex.join(["tensorboard", "--logdir", str(from_start(run.folder / "tensorboard"))]),
+        "next": command_line("finetune.py", checkpoint=run.folder, transfer=transfer),
     }
     for name, place in places.items():
         print(f"{name + ':':<{max(map(len, places)) + 1}} {place}")

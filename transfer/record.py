@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from conf import read_choice
+from conf.pasted import command_line, from_start
 from datamodules.contract import Task
 from models.encoder import Encoder
 from models.pair import Pair
@@ -76,8 +77,8 @@ def finish(
     path = result.write(folder)
     print(f"{name} of {source.objective} ({source.name}) on {data.spec.name}, {num_labels} labels: {shown(metrics)}")
     shared = f", and {kept.seconds:.1f} s of reading that an earlier job did" if kept.seconds else ""
-    print(f"{seconds:.1f} s{shared}  result: {path}")
-    print(f"next: python compare.py report={settings['outputs']}")
+    print(f"{seconds:.1f} s{shared}  result: {from_start(path)}")
+    print(f"next: {command_line('compare.py', report=settings['outputs'])}")
     return metrics[metric]
 
 

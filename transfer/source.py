@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conf import build, choices_of, class_at, class_of, modality, read_choice
+from conf.pasted import command_line
 from datamodules.contract import Data
 from datamodules.spec import DataSpec
 from errors import BadInput
@@ -105,6 +106,9 @@ class Source:
     @classmethod
     def _from_run(cls, folder: Path) -> "Source":
         config = read_config(folder)
+        if not any((folder / f"{name}.json").is_file() for name in ("pair", "encoder")):
+            again = command_line("train.py", resume=folder)
+            raise BadInput(f"run '{folder}' is not finished: it holds no encoder.json yet; {again} finishes it")
         learned = load_pair(folder) if (folder / "pair.json").is_file() else load_encoder(folder)
         record = read_result(folder / "result.json") if (folder / "result.json").is_file() else None
         return cls._of_config(str(folder), config, learned, record)
@@ -233,5 +237,5 @@ def newest_run(outputs: Path) -> Path:
     """
     written = [path for name in ("encoder.json", "pair.json") for path in outputs.rglob(name)]
     if not written:
-        raise BadInput(f"there is no finished run in '{outputs}' yet; start one: python train.py objective=mae")
+        raise BadInput(f"there is no finished run in '{outputs}' yet; start one: {command_line('train.py', objective='mae')}")
     return max(written, key=lambda path: path.stat().st_mtime).parent

@@ -45,3 +45,30 @@ def test_an_import_does_not_swallow_an_interrupt(tmp_path, handler, code, printe
     assert (done.returncode, done.stdout) == (code, printed)
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == bool(said)
+
+
+COMMAND = """
+import os, sys
+from conf.command import answered
+number = int(sys.argv.pop(1))
+sys.argv = sys.argv[1:]
+answered(lambda: os.kill(os.getpid(), number))()
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "words", "said"),
+    [
+        (signal.SIGTERM, ["train.py"], "stopped by SIGTERM; a run that has a checkpoint goes on by resume=<its folder>"),
+        (signal.SIGTERM, ["finetune.py"], "stopped by SIGTERM; a transfer that has no result.json yet begins anew"),
+        (signal.SIGINT, ["finetune.py"], "interrupted; a transfer that has no result.json yet begins anew"),
+        (signal.SIGINT, ["compare.py", "plan=images_demo"], "interrupted; the same command goes on with what is missing"),
+        (signal.SIGINT, ["compare.py", "report=outputs"], "interrupted; the same command writes the report anew"),
+    ],
+)
+def test_a_command_that_is_asked_to_stop_says_how_it_goes_on(asked, words, said):
+    program = [sys.executable, "-c", COMMAND, str(int(asked)), *words]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + asked, done.stderr
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1
