@@ -94,6 +94,9 @@ def _check_settings(path: str, target: type, settings: dict[str, Any], given: se
     for key, value in settings.items():
         if key not in parameters and not takes_any:
             raise BadInput(f"there is no setting '{path}.{key}'; {nearest(key, set(parameters) - given)}")
+        usual = parameters[key].default if key in parameters else None
+        if not hints and isinstance(usual, tuple) and not isinstance(value, list | tuple):
+            raise BadInput(f"{path}.{key} must be a list of {len(usual)} such as {list(usual)}, not {value!r}")
         check_value(f"{path}.{key}", value, hints.get(key, Any))
 
 

@@ -107,7 +107,8 @@ class ImageTextData:
         self.splits = splits = complete(splits, val_fraction, split_seed, name)
         train = splits["train"]
         if batch_size < 1 or batch_size > train.num:
-            raise BadInput(f"datamodule.batch_size={batch_size} does not fit: '{name}' has {train.num} training pairs")
+            few = f"'{name}' has {train.num} training pairs, so at most {train.num}"
+            raise BadInput(f"datamodule.batch_size={batch_size} does not fit: {few}")
         self.batch_size, self.task_name = batch_size, task_name or name
         if not isinstance(tokenizer, Vocabulary):
             tokenizer = Vocabulary(tokenizer_for(tokenizer, lambda limit: _sample(train, limit), train.content, cache))

@@ -52,7 +52,8 @@ class ImageData(Labelled):
         self.batch_size = batch_size
         if batch_size < 1 or batch_size > splits["train"].num:
             raise BadInput(
-                f"datamodule.batch_size={batch_size} does not fit: '{name}' has {splits['train'].num} training pictures"
+                f"datamodule.batch_size={batch_size} does not fit: '{name}' has {splits['train'].num} training pictures, "
+                f"so at most {splits['train'].num}"
             )
         self.spec = DataSpec(name, self.modality, splits["train"].num, image_size, channels, tuple(class_names))
 

@@ -154,5 +154,5 @@ def _rows(table: str, setting: str, columns: list[str], problems: Counter) -> li
     except OSError as error:
         raise BadInput(f"{setting}='{table}' cannot be read: {error.strerror}") from error
     rows = read_table(raw, suffix, problems, name=table)
-    check_columns(rows, columns, table)
+    check_columns(rows, columns, table, ("path", "caption", "label")[: len(columns)])
     return rows

@@ -4,8 +4,8 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import islice, zip_longest
 
 from datamodules.text_sources import MALFORMED, decode, parquet_file
 from errors import BadInput
@@ -84,11 +84,16 @@ def _objects(text: str, problems: Counter) -> Iterator[Row]:
             problems[MALFORMED] += 1
 
 
-def check_columns(rows: list[Row], columns: list[str], name: str) -> None:
-    """Raises BadInput where there are no rows, or a column is in none of the first of them."""
+def check_columns(rows: list[Row], columns: list[str], name: str, settings: Sequence[str] = ()) -> None:
+    """Raises BadInput where there are no rows, or a column is in none of the first of them.
+
+    Args:
+        settings: that name the columns, one each; none where it is not a user who names them.
+    """
     if not rows:
         raise BadInput(f"'{name}' has no rows")
     there = list(dict.fromkeys(column for row in rows[:100] for column in row))
-    for column in columns:
+    for column, setting in zip_longest(columns, settings):
         if column not in there:
-            raise BadInput(f"'{name}' has no column '{column}'; columns: {', '.join(map(str, there))}")
+            other = f"; name another by datamodule.{setting}=<column>" if setting else ""
+            raise BadInput(f"'{name}' has no column '{column}'{other}; columns: {', '.join(map(str, there))}")

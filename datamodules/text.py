@@ -85,7 +85,8 @@ class TextData:
         self._check_length(name, block_length)
         num_train = self.splits["train"].num
         if batch_size < 1 or batch_size > num_train:
-            raise BadInput(f"datamodule.batch_size={batch_size} does not fit: '{name}' has {num_train} training blocks")
+            few = f"'{name}' has {num_train} training blocks, so at most {num_train}"
+            raise BadInput(f"datamodule.batch_size={batch_size} does not fit: {few}")
         self.batch_size = batch_size
         validation = tokens.streams["val"]
         self.spec = DataSpec(
@@ -107,7 +108,8 @@ class TextData:
                 f"'{name}' is too short: {num_tokens} tokens in the split '{shortest}' make no block of {block_length}; "
                 f"datamodule.block_length can be at most {longest}"
                 if longest >= SHORTEST
-                else f"'{name}' is too short: {num_tokens} tokens in the split '{shortest}' make no block"
+                else f"'{name}' is too short: {num_tokens} tokens in the split '{shortest}' make no block; give more text"
+                + (" or a larger datamodule.val_fraction" if shortest == "val" else "")
             )
 
     def train_loader(

@@ -56,7 +56,7 @@ class TextClassification(TextTask):
         rows = {}
         for split, (name, raw) in _files(root, task).items():
             found = read_table(raw, PurePosixPath(name).suffix.lower(), problems, name=name)
-            check_columns(found, [*columns, label], name)
+            check_columns(found, [*columns, label], name, [*("text", "text_pair")[: len(columns)], "label"])
             rows[split] = found
         name = task or Path(root).stem
         splits, class_names = labelled(rows, columns, label, selection == "spearman", name, problems)

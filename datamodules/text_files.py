@@ -48,6 +48,8 @@ class TextFiles(TextData):
                 yield from documents_of(source, document, column, problems)
 
         stats = [path.stat() for path in paths]
+        if not any(stat.st_size for stat in stats):
+            raise BadInput(f"datamodule.files={files} holds no text: its files, {len(paths)} in number, are empty")
         identity = [[os.path.realpath(path), stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
         super().__init__(
             "text_files",

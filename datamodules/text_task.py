@@ -60,7 +60,8 @@ class TextTask(Labelled):
         self.splits = splits = complete(splits, val_fraction, split_seed, name)
         num_train = splits["train"].num
         if batch_size < 1 or batch_size > num_train:
-            raise BadInput(f"datamodule.batch_size={batch_size} does not fit: '{name}' has {num_train} training texts")
+            few = f"'{name}' has {num_train} training texts, so at most {num_train}"
+            raise BadInput(f"datamodule.batch_size={batch_size} does not fit: {few}")
         self.batch_size = batch_size
         if isinstance(tokenizer, Vocabulary):
             vocabulary = tokenizer

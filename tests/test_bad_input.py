@@ -23,6 +23,25 @@ TRAIN, FINETUNE, COMPARE = "train.py", "finetune.py", "compare.py"
         (TRAIN, ["datamodule=cifar"], "no datamodule 'cifar'; did you mean .*cifar10"),
         (TRAIN, ["budget.step=3"], "no setting 'budget.step'; did you mean steps"),
         (TRAIN, ["objective=mae", "objective.mask_ratoi=0.5"], "no setting 'objective.mask_ratoi'; did you mean mask_ratio"),
+        *((TRAIN, [f"{group}=null"], f"no {group} 'null'; .*choices: ") for group in ("model", "datamodule", "optimizer")),
+        (TRAIN, ["datamodule=5"], "no datamodule '5'; choices: cifar10"),
+        (TRAIN, ["budget=20"], "budget must be a group of settings, not 20"),
+        (TRAIN, ["monitor=0"], "monitor must be a group of settings, not 0"),
+        (TRAIN, ["~budget"], "budget must be given"),
+        (TRAIN, ["~objective"], "objective must be given; choices: .*mae"),
+        (FINETUNE, ["trainer=null"], "no trainer 'null'; choices: auto, cpu"),
+        *((script, ["+foo=1"], "there is no setting .foo.; choices: ") for script in (TRAIN, FINETUNE, COMPARE)),
+        (TRAIN, ["budget.steps=2.5"], "budget.steps must be a whole number, not 2.5"),
+        (TRAIN, ["resume=latest"], "resume=latest is not known, only checkpoint=latest of finetune.py"),
+        (TRAIN, ["-cn", "finetune"], "no setting 'checkpoint' .--config-name names another file"),
+        (TRAIN, ["plan=images_demo"], "no setting 'plan'; .* it is one of compare.py"),
+        (TRAIN, ["optimizer.algorithm.betas=0.9"], "algorithm.betas must be a list of 2 such as .0.9, 0.999., not 0.9"),
+        (TRAIN, ["objective=mlm", "datamodule=text_files"], "datamodule.files must be given: a glob such as .*text_files.yaml"),
+        (TRAIN, ["foo"], "the word 'foo' cannot be read: settings are written key=value"),
+        (TRAIN, ["datamodule=image_folder", "datamodule.root=/tmp/my (ü) {pics}"], "root='/tmp/my .ü. {pics}' does not exist"),
+        (TRAIN, ["datamodule=image_folder", "datamodule.root=it's ü"], "root='it's ü' does not exist"),
+        (FINETUNE, ["checkpoint=none", "datamodule.root=x"], "it goes with a choice of datamodule that has it: .*image_folder"),
+        (COMPARE, ["objectives=[mae]", "datamodule.root=x"], "of the runs .* is set by 'settings={all:{datamodule.root:x}}'"),
         (TRAIN, ["seeed=3"], "no setting 'seeed'; did you mean seed"),
         (TRAIN, ["model=timm"], "model.name"),
         (TRAIN, ["datamodule=image_folder"], "datamodule.root"),
@@ -212,3 +231,19 @@ def test_output_that_nobody_reads_any_more(tmp_path, pictures):
     assert done.stdout.count("\n") == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: the program that read the output has ended")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", [TRAIN, FINETUNE])
+def test_what_is_refused_leaves_no_folder(here, tmp_path, script):
+    error_line(here(script, "seed=-1"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["outputs", *(["transfer"] if script == FINETUNE else [])][:1]
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_slurm"])
+def test_a_launcher_that_is_not_installed_says_what_brings_it(here, monkeypatch, name):
+    from hydra.errors import MissingConfigException
+
+    from conf.endings import ending_of
+
+    error = MissingConfigException("", f"hydra/launcher/{name}", ["basic"])
+    assert ending_of(error) == (f'hydra/launcher={name} comes with an extra: pip install "headstart[launchers]"', 2)
