@@ -92,9 +92,11 @@ def _job(main: Callable[[DictConfig], Any], failed: dict[int, Exception]) -> Cal
         from hydra.types import RunMode
 
         try:
-            return main(config)
+            try:
+                return main(config)
+            finally:
+                leave_no_empty(Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.hydra)
         except Exception as error:
-            leave_no_empty(Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.hydra)
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise _PastHydra(error) from None
             number = HydraConfig.get().job.num
