@@ -116,7 +116,11 @@ def test_bad_tables_are_refused_in_one_line(folder):
     for name, changes, message in (
         ("nothing.csv", {}, r"datamodule\.files='.*nothing\.csv' cannot be read: No such file"),
         ("all.xlsx", {}, r"none of the known kinds: \.tsv, \.csv, \.jsonl, \.parquet"),
-        ("good.csv", {"caption": "title"}, "has no column 'title'; columns: path, caption, kind"),
+        (
+            "good.csv",
+            {"caption": "title"},
+            "has no column 'title'; name another by datamodule.caption=<column>; columns: path, caption, kind",
+        ),
         ("good.csv", {"val_files": "nowhere.csv"}, r"datamodule\.val_files='nowhere\.csv' cannot be read"),
         ("gone.csv", {}, r"lists no picture that is there: '.*q/1\.png'"),
         ("empty.csv", {}, "has no rows"),
