@@ -288,7 +288,7 @@ def test_bad_labelled_files_are_refused_in_one_line(tmp_path):
             {"label": "stars"},
             "has no column 'stars'; name another by datamodule.label=<column>; columns: text, second, label",
         ),
-        ("good.tsv", {"text": "sentence"}, "has no column 'sentence'; name another by datamodule.text=<column>; columns: text, second, label"),
+        ("good.tsv", {"text": "sentence"}, "has no column 'sentence'; name another by datamodule.text=<column>; columns: text"),
         ("good.tsv", {"selection": "spearman", "label": "second"}, "label that is no number"),
         ("two", {}, "holds several tasks: set datamodule.task; choices: mr, subj"),
         ("two", {"task": "subject"}, r"task='subject' is not in .*; did you mean subj\? choices: mr, subj"),
