@@ -53,12 +53,13 @@ def keep(unfinished: Path, path: Path) -> None:
         OSError: the disk is full, for example.
     """
     for part in (*(unfinished.iterdir() if unfinished.is_dir() else ()), unfinished):
-        _sync(part)
+        sync(part)
     os.replace(unfinished, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, last through a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

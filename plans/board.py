@@ -50,13 +50,9 @@ class LiveBoard:
 
     def _tell(self, event: str, job: Job, work: Work, failures: dict) -> None:
         ended = len(work.done) + len(work.failed)
+        took = f", {timedelta(seconds=int(time.monotonic() - self._began[job]))}" if job in self._began else ""
         if event == "begins":
             self._began[job] = time.monotonic()
-        took = (
-            f", {timedelta(seconds=int(time.monotonic() - self._began[job]))}"
-            if event != "begins" and job in self._began
-            else ""
-        )
         reason = f": {failures[job].line}" if event == "failed" else ""
         self.console.print(
             f"[{ended}/{len(work.jobs)}] {event}  {job.label}{took}{reason}", markup=False, highlight=False, soft_wrap=True

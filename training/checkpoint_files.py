@@ -41,15 +41,6 @@ def write_file(checkpoint: dict[str, Any], path: Path) -> None:
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in it last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class PlainFiles(CheckpointIO):
     """How Lightning reads and writes checkpoints here: straight to their place, and never a pickle that could run code."""
 

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from conf.pasted import command_line, from_start
+from datamodules.cache import sync
 from errors import RunStopped
-from training.checkpoint_files import sync_folder
 from training.pretraining import Pretraining
 
 TOGETHER = 1.0  # seconds within which SIGTERM is one: of a parent that is gone Linux tells once or twice, by its threads
@@ -94,12 +94,12 @@ class Checkpoints(L.Callback):
             trainer.save_checkpoint(self.part)  # all ranks take part, and wait for each other
             if trainer.is_global_zero:
                 if self.part.is_dir():
-                    sync_folder(self.part)  # the names of the ranks' files
+                    sync(self.part)  # the names of the ranks' files
                 if self.last.exists():
                     remove(self.previous)  # a folder cannot be replaced by a rename
                     os.replace(self.last, self.previous)
                 os.replace(self.part, self.last)
-                sync_folder(self.folder)
+                sync(self.folder)
         except OSError as error:
             remove(self.part)
             raise RunStopped(

@@ -78,7 +78,7 @@ def test_a_second_signal_ends_a_run_at_once_but_a_parent_that_is_gone_is_told_of
 def test_a_folder_of_rank_files_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     done = []
     replace = os.replace
-    monkeypatch.setattr(checkpoints, "sync_folder", lambda folder: done.append(folder.name))
+    monkeypatch.setattr(checkpoints, "sync", lambda folder: done.append(folder.name))
     monkeypatch.setattr(os, "replace", lambda *names: (done.append(Path(names[1]).name), replace(*names)))
     callback = checkpoints.Checkpoints(tmp_path, 10)
     callback.folder.mkdir()
